@@ -1,0 +1,153 @@
+// Reading, summing and writing one row with the vectors of the instruction set this is compiled
+// for. A row is handled in blocks of two float vectors: what one vector of a 16-bit dtype holds.
+#pragma once
+
+#include <ATen/cpu/vec/functional.h>
+#include <ATen/cpu/vec/vec.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+namespace mlxnorm::cpu::CPU_CAPABILITY {
+namespace {
+
+using Vec = at::vec::Vectorized<float>;
+constexpr int64_t kVec = Vec::size();
+constexpr int64_t kBlock = 2 * kVec;
+
+struct Block {
+  Vec low, high;
+};
+
+template <typename T>
+inline Block load_block(const T* p) {
+  if constexpr (std::is_same_v<T, float>) {
+    return {Vec::loadu(p), Vec::loadu(p + kVec)};
+  } else {
+    const auto [low, high] = at::vec::convert_to_float<T>(at::vec::Vectorized<T>::loadu(p));
+    return {low, high};
+  }
+}
+
+// The first n < kBlock elements; the rest of the block is zero.
+template <typename T>
+inline Block load_block(const T* p, int64_t n) {
+  if constexpr (std::is_same_v<T, float>) {
+    const int64_t low = std::min(n, kVec);
+    return {Vec::loadu(p, low), n > kVec ? Vec::loadu(p + kVec, n - kVec) : Vec(0.0f)};
+  } else {
+    // Zeros of T first: a partial load may leave the other lanes undefined.
+    T elements[kBlock] = {};
+    std::copy_n(p, n, elements);
+    return load_block(elements);
+  }
+}
+
+// Past the caches: a plain store would first read the line that it overwrites.
+inline void stream_vector(void* p, const void* vector) {
+#if defined(CPU_CAPABILITY_AVX512)
+  _mm512_stream_si512(static_cast<__m512i*>(p), _mm512_loadu_si512(vector));
+#elif defined(CPU_CAPABILITY_AVX2)
+  _mm256_stream_si256(static_cast<__m256i*>(p),
+                      _mm256_loadu_si256(static_cast<const __m256i*>(vector)));
+#else
+  std::memcpy(p, vector, sizeof(Vec));
+#endif
+}
+
+inline void stream_fence() {
+#if defined(CPU_CAPABILITY_AVX512) || defined(CPU_CAPABILITY_AVX2)
+  _mm_sfence();
+#endif
+}
+
+template <bool kStreaming, typename T>
+inline void store_block(T* p, Block block) {
+  if constexpr (std::is_same_v<T, float>) {
+    if constexpr (kStreaming) {
+      stream_vector(p, &block.low);
+      stream_vector(p + kVec, &block.high);
+    } else {
+      block.low.store(p);
+      block.high.store(p + kVec);
+    }
+  } else {
+    const auto narrow = at::vec::convert_from_float<T>(block.low, block.high);
+    if constexpr (kStreaming) {
+      stream_vector(p, &narrow);
+    } else {
+      narrow.store(p);
+    }
+  }
+}
+
+template <typename T>
+inline void store_block(T* p, Block block, int64_t n) {
+  T elements[kBlock];
+  store_block</*kStreaming=*/false>(elements, block);
+  std::copy_n(elements, n, p);
+}
+
+// The value that storing as T and loading again would give.
+template <typename T>
+inline Block round_to(Block block) {
+  if constexpr (std::is_same_v<T, float>) {
+    return block;
+  } else {
+    const auto [low, high] =
+        at::vec::convert_to_float<T>(at::vec::convert_from_float<T>(block.low, block.high));
+    return {low, high};
+  }
+}
+
+inline Block operator*(Block a, Vec b) {
+  return {a.low * b, a.high * b};
+}
+inline Block operator*(Block a, Block b) {
+  return {a.low * b.low, a.high * b.high};
+}
+inline Block operator+(Block a, Vec b) {
+  return {a.low + b, a.high + b};
+}
+
+// Sum of squares of a row. Its order depends on dim and the instruction set alone, and every op
+// sums with it, so that fused and single ops agree to the bit.
+class SumOfSquares {
+ public:
+  template <int kSlot>
+  void add(Block block) {
+    sums_[2 * kSlot] = at::vec::fmadd(block.low, block.low, sums_[2 * kSlot]);
+    sums_[2 * kSlot + 1] = at::vec::fmadd(block.high, block.high, sums_[2 * kSlot + 1]);
+  }
+
+  float total() const {
+    const Vec sum = (sums_[0] + sums_[1]) + (sums_[2] + sums_[3]);
+    return at::vec::vec_reduce_all<float>([](Vec& a, Vec& b) { return a + b; }, sum);
+  }
+
+ private:
+  Vec sums_[4] = {Vec(0.0f), Vec(0.0f), Vec(0.0f), Vec(0.0f)};
+};
+
+template <typename T>
+inline float sum_of_squares(const T* row, int64_t dim) {
+  SumOfSquares sum;
+  int64_t i = 0;
+  for (; i + 2 * kBlock <= dim; i += 2 * kBlock) {
+    sum.add<0>(load_block(row + i));
+    sum.add<1>(load_block(row + i + kBlock));
+  }
+  if (i + kBlock <= dim) {
+    sum.add<0>(load_block(row + i));
+    i += kBlock;
+  }
+  if (i < dim) {
+    sum.add<1>(load_block(row + i, dim - i));
+  }
+  return sum.total();
+}
+
+}  // namespace
+}  // namespace mlxnorm::cpu::CPU_CAPABILITY

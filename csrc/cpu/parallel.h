@@ -1,0 +1,29 @@
+// How the rows of a CPU op are shared out and written, the same for every op.
+#pragma once
+
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+
+#include <algorithm>
+
+namespace mlxnorm::cpu {
+
+// PyTorch's own grain: elements that are worth a thread.
+constexpr int64_t kGrainSize = 32768;
+
+// Calls body(begin, end) over PyTorch's threads. A row is never split, so the number of threads
+// does not change a bit of the result. Must be compiled with OpenMP or it runs serially.
+template <typename Body>
+void parallel_rows(int64_t rows, int64_t dim, const Body& body) {
+  const int64_t grain = std::max<int64_t>(1, kGrainSize / dim);
+  if (rows <= grain) {
+    body(0, rows);
+  } else {
+    at::parallel_for(0, rows, grain, body);
+  }
+}
+
+// Stores past the caches pay when the result cannot stay in them anyway, and need aligned rows.
+bool worth_streaming(const at::Tensor& out, int64_t dim);
+
+}  // namespace mlxnorm::cpu

@@ -1,0 +1,130 @@
+#include "plan.h"
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+
+namespace mlxnorm::mps {
+namespace {
+
+// Retune on a Mac: these were chosen on another GPU whose SIMD groups are as wide.
+constexpr int64_t kSimdKernelWords = 64;
+constexpr int64_t kSimdKernelThreads = 256;
+constexpr int64_t kPrefetchRows = 32;
+// Metal counts the threads of a grid in 32 bits; stay clear of the last one.
+constexpr int64_t kMaxGridThreads = int64_t(1) << 31;
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+constexpr int64_t round_up(int64_t a, int64_t multiple) {
+  return ceil_div(a, multiple) * multiple;
+}
+
+constexpr int64_t next_power_of_two(int64_t v) {
+  int64_t power = 1;
+  while (power < v) {
+    power *= 2;
+  }
+  return power;
+}
+
+const char* name_of(DType dtype) {
+  switch (dtype) {
+    case DType::float16:
+      return "float16";
+    case DType::bfloat16:
+      return "bfloat16";
+    default:
+      return "float32";
+  }
+}
+
+}  // namespace
+
+KernelChoice parse_kernel_choice(const char* value) {
+  if (value == nullptr || *value == '\0') {
+    return KernelChoice::automatic;
+  }
+  if (std::strcmp(value, "scalar") == 0) {
+    return KernelChoice::scalar;
+  }
+  if (std::strcmp(value, "vector") == 0) {
+    return KernelChoice::vector;
+  }
+  throw std::invalid_argument(
+      std::string("TORCH_MLXNORM_KERNEL must be \"scalar\", \"vector\" or unset, got \"") + value +
+      "\"");
+}
+
+Plan plan_rows(DType dtype, int64_t rows, int64_t dim, bool aligned, KernelChoice choice) {
+  const int64_t per_word = kWordBytes / size_of(dtype);
+  const int64_t words = ceil_div(dim, per_word);
+
+  Plan plan{};
+  plan.vector = aligned && dim % per_word == 0;
+  if (choice == KernelChoice::vector && !plan.vector) {
+    throw std::invalid_argument(
+        "TORCH_MLXNORM_KERNEL=vector needs rows of a multiple of 16 bytes that start on 16-byte "
+        "boundaries in x, weight and out");
+  }
+  plan.vector = plan.vector && choice != KernelChoice::scalar;
+
+  plan.lanes_per_row = kSimdWidth;
+  plan.rows_per_threadgroup = 1;
+  if (words <= kSimdKernelWords) {
+    plan.kernel = RowKernel::simd;
+    plan.words_per_thread = 2;
+    plan.lanes_per_row = uint32_t(next_power_of_two(ceil_div(words, 2)));
+    const int64_t wanted =
+        rows < kSimdKernelThreads ? rows * plan.lanes_per_row : kSimdKernelThreads;
+    plan.threads = uint32_t(round_up(std::min(wanted, kSimdKernelThreads), kSimdWidth));
+    plan.rows_per_threadgroup = plan.threads / plan.lanes_per_row;
+  } else if (words <= 4 * kMaxThreads) {
+    plan.kernel = RowKernel::row;
+    plan.words_per_thread = words <= 2 * kMaxThreads ? 2 : 4;
+    plan.threads = uint32_t(round_up(ceil_div(words, plan.words_per_thread), kSimdWidth));
+  } else {
+    plan.kernel = RowKernel::loop;
+    plan.threads = kMaxThreads;
+  }
+  plan.prefetch_weight =
+      plan.kernel == RowKernel::row && plan.words_per_thread == 2 && rows <= kPrefetchRows;
+  plan.max_rows_per_dispatch =
+      uint32_t(kMaxGridThreads / plan.threads * plan.rows_per_threadgroup);
+  return plan;
+}
+
+bool rows_aligned(const RowLayout& layout, int64_t byte_offset, DType dtype) {
+  const auto aligned = [&](int64_t elements) {
+    return elements * size_of(dtype) % kWordBytes == 0;
+  };
+  return byte_offset % kWordBytes == 0 && aligned(layout.stride0) && aligned(layout.stride1) &&
+         aligned(layout.stride2);
+}
+
+std::string function_name(const char* op, const Plan& plan, DType dtype, WeightType weight) {
+  std::string name = op;
+  switch (plan.kernel) {
+    case RowKernel::simd:
+      name += "_simd_";
+      break;
+    case RowKernel::row:
+      name += "_row_";
+      break;
+    case RowKernel::loop:
+      name += "_loop_";
+      break;
+  }
+  if (plan.words_per_thread > 0) {
+    name += std::to_string(plan.words_per_thread) + "_";
+  }
+  name += name_of(dtype);
+  name += "_";
+  name += name_of(weight == WeightType::float32 ? DType::float32 : dtype);
+  name += plan.vector ? "_vector" : "_scalar";
+  return name;
+}
+
+}  // namespace mlxnorm::mps

@@ -1,0 +1,50 @@
+// Which Metal kernel runs, with how many threads. Plain C++, so that it can be tested without a
+// GPU. The layout of the sum (threads and words per row) follows from dim and dtype alone: a row
+// gives the same bits whatever the number of rows, their strides and alignment.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "../../shaders/params.h"
+#include "../types.h"
+
+namespace mlxnorm::mps {
+
+enum class RowKernel : uint32_t {
+  simd,  // several rows per threadgroup, lanes_per_row threads each
+  row,   // one row per threadgroup, held in registers
+  loop,  // one row per threadgroup, read twice
+};
+
+// TORCH_MLXNORM_KERNEL, for A/B runs and debugging.
+enum class KernelChoice { automatic, scalar, vector };
+
+// `value` is the environment variable's, or null. Throws std::invalid_argument when unknown.
+KernelChoice parse_kernel_choice(const char* value);
+
+struct Plan {
+  RowKernel kernel;
+  uint32_t words_per_thread;  // 0 for loop
+  uint32_t lanes_per_row;     // simd only, else 32
+  uint32_t threads;           // per threadgroup
+  uint32_t rows_per_threadgroup;
+  uint32_t max_rows_per_dispatch;
+  bool vector;           // 16-byte access instead of element by element
+  bool prefetch_weight;  // load the weight before the reduction
+};
+
+// Shaders count the elements of a row in 32 bits.
+constexpr int64_t kMaxDim = int64_t(1) << 31;
+
+// `aligned`: every row that the kernel touches allows 16-byte access. Throws
+// std::invalid_argument when `choice` is vector and it does not.
+Plan plan_rows(DType dtype, int64_t rows, int64_t dim, bool aligned, KernelChoice choice);
+
+// Do rows that start at byte_offset and lie as `layout` says all begin on a 16-byte boundary?
+bool rows_aligned(const RowLayout& layout, int64_t byte_offset, DType dtype);
+
+// The name that the kernel was instantiated with: "rms_norm_row_2_float16_float32_vector".
+std::string function_name(const char* op, const Plan& plan, DType dtype, WeightType weight);
+
+}  // namespace mlxnorm::mps

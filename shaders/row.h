@@ -1,0 +1,209 @@
+// One row of a tensor in the registers of the threads that share it.
+//
+// A row is cut into words of 16 bytes (4 float32 or 8 16-bit elements). Word w belongs to thread
+// w % threads, so neighbouring threads touch neighbouring memory. Only `Access` knows whether a
+// word is moved at once or element by element: everything computed from it, and so every bit of
+// the result, is the same for both.
+#pragma once
+
+#include <metal_stdlib>
+
+#include "params.h"
+
+using namespace metal;
+using namespace mlxnorm;
+
+constant bool has_weight [[function_constant(kHasWeightConstant)]];
+constant bool round_before_weight [[function_constant(kRoundBeforeWeightConstant)]];
+constant bool prefetch_weight [[function_constant(kPrefetchWeightConstant)]];
+constant uint lanes_per_row [[function_constant(kLanesPerRowConstant)]];
+
+// ---- elements --------------------------------------------------------------------------------
+
+template <typename T>
+struct Element;
+
+template <>
+struct Element<float> {
+  typedef uint bits;
+  enum { kPerWord = 4 };
+
+  static METAL_FUNC void unpack(uint4 word, thread float* v) {
+    v[0] = as_type<float>(word.x);
+    v[1] = as_type<float>(word.y);
+    v[2] = as_type<float>(word.z);
+    v[3] = as_type<float>(word.w);
+  }
+  static METAL_FUNC uint4 pack(thread const float* v) {
+    return uint4(as_type<uint>(v[0]), as_type<uint>(v[1]), as_type<uint>(v[2]),
+                 as_type<uint>(v[3]));
+  }
+  static METAL_FUNC float rounded(float v) { return v; }
+};
+
+template <>
+struct Element<half> {
+  typedef ushort bits;
+  enum { kPerWord = 8 };
+
+  static METAL_FUNC void unpack_pair(uint pair, thread float* v) {
+    const half2 h = as_type<half2>(pair);
+    v[0] = float(h.x);
+    v[1] = float(h.y);
+  }
+  static METAL_FUNC uint pack_pair(thread const float* v) {
+    return as_type<uint>(half2(half(v[0]), half(v[1])));
+  }
+  static METAL_FUNC float rounded(float v) { return float(half(v)); }
+  static METAL_FUNC void unpack(uint4 word, thread float* v) {
+    unpack_pair(word.x, v);
+    unpack_pair(word.y, v + 2);
+    unpack_pair(word.z, v + 4);
+    unpack_pair(word.w, v + 6);
+  }
+  static METAL_FUNC uint4 pack(thread const float* v) {
+    return uint4(pack_pair(v), pack_pair(v + 2), pack_pair(v + 4), pack_pair(v + 6));
+  }
+};
+
+template <>
+struct Element<bfloat> {
+  typedef ushort bits;
+  enum { kPerWord = 8 };
+
+  static METAL_FUNC void unpack_pair(uint pair, thread float* v) {
+    v[0] = as_type<float>(pair << 16);
+    v[1] = as_type<float>(pair & 0xffff0000u);
+  }
+  static METAL_FUNC uint pack_pair(thread const float* v) {
+    return uint(as_type<ushort>(bfloat(v[0]))) | (uint(as_type<ushort>(bfloat(v[1]))) << 16);
+  }
+  static METAL_FUNC float rounded(float v) { return float(bfloat(v)); }
+  static METAL_FUNC void unpack(uint4 word, thread float* v) {
+    unpack_pair(word.x, v);
+    unpack_pair(word.y, v + 2);
+    unpack_pair(word.z, v + 4);
+    unpack_pair(word.w, v + 6);
+  }
+  static METAL_FUNC uint4 pack(thread const float* v) {
+    return uint4(pack_pair(v), pack_pair(v + 2), pack_pair(v + 4), pack_pair(v + 6));
+  }
+};
+
+// ---- words in memory -------------------------------------------------------------------------
+
+// kVector: the row starts on a 16-byte boundary and dim fills its last word.
+template <typename T, bool kVector>
+struct Access;
+
+template <typename T>
+struct Access<T, true> {
+  static METAL_FUNC uint4 load(device const T* row, uint word, uint /*dim*/) {
+    return reinterpret_cast<device const uint4*>(row)[word];
+  }
+  static METAL_FUNC void store(device T* row, uint word, uint /*dim*/, uint4 value) {
+    reinterpret_cast<device uint4*>(row)[word] = value;
+  }
+};
+
+// Elements past dim read as zero and are not written.
+template <typename T>
+struct Access<T, false> {
+  typedef typename Element<T>::bits Bits;
+  enum { kPerWord = Element<T>::kPerWord, kPerUint = kPerWord / 4, kBits = 32 / kPerUint };
+
+  static METAL_FUNC uint load_uint(device const Bits* row, uint first, uint dim) {
+    uint value = 0;
+#pragma unroll
+    for (int i = 0; i < kPerUint; ++i) {
+      if (first + i < dim) {
+        value |= uint(row[first + i]) << (i * kBits);
+      }
+    }
+    return value;
+  }
+  static METAL_FUNC void store_uint(device Bits* row, uint first, uint dim, uint value) {
+#pragma unroll
+    for (int i = 0; i < kPerUint; ++i) {
+      if (first + i < dim) {
+        row[first + i] = Bits(value >> (i * kBits));
+      }
+    }
+  }
+  static METAL_FUNC uint4 load(device const T* row, uint word, uint dim) {
+    device const Bits* bits = reinterpret_cast<device const Bits*>(row);
+    const uint first = word * kPerWord;
+    return uint4(load_uint(bits, first, dim), load_uint(bits, first + kPerUint, dim),
+                 load_uint(bits, first + 2 * kPerUint, dim),
+                 load_uint(bits, first + 3 * kPerUint, dim));
+  }
+  static METAL_FUNC void store(device T* row, uint word, uint dim, uint4 value) {
+    device Bits* bits = reinterpret_cast<device Bits*>(row);
+    const uint first = word * kPerWord;
+    store_uint(bits, first, dim, value.x);
+    store_uint(bits, first + kPerUint, dim, value.y);
+    store_uint(bits, first + 2 * kPerUint, dim, value.z);
+    store_uint(bits, first + 3 * kPerUint, dim, value.w);
+  }
+};
+
+// The weights that belong to one word of T: one word of W, or two when W is float32 and T is not.
+template <typename T, typename W, bool kVector>
+struct WeightWord {
+  enum { kWords = Element<T>::kPerWord / Element<W>::kPerWord };
+  uint4 words[kWords];
+
+  METAL_FUNC void load(device const W* weight, uint word, uint dim) {
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) {
+      words[i] = Access<W, kVector>::load(weight, word * kWords + i, dim);
+    }
+  }
+  METAL_FUNC void unpack(thread float* v) const {
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) {
+      Element<W>::unpack(words[i], v + i * Element<W>::kPerWord);
+    }
+  }
+};
+
+// ---- sums ------------------------------------------------------------------------------------
+// Their order depends on dim and the dtype alone, and every op sums with these functions, so that
+// fused and single ops agree to the bit. fma is explicit: a contraction left to the compiler could
+// differ between two kernels.
+
+template <typename T>
+METAL_FUNC float sum_of_squares(uint4 word) {
+  float v[Element<T>::kPerWord];
+  Element<T>::unpack(word, v);
+  float sum = 0.0f;
+#pragma unroll
+  for (int i = 0; i < Element<T>::kPerWord; ++i) {
+    sum = fma(v[i], v[i], sum);
+  }
+  return sum;
+}
+
+// Over `lanes` neighbouring threads of a SIMD group, a power of two; the result in each of them.
+METAL_FUNC float lanes_sum(float v, uint lanes) {
+  for (uint distance = lanes / 2; distance > 0; distance /= 2) {
+    v += simd_shuffle_xor(v, ushort(distance));
+  }
+  return v;
+}
+
+// Over the threadgroup, the result in every thread. Each call needs a `partial` of its own: there
+// is no barrier that would let a second call write where the first is still being read.
+METAL_FUNC float threadgroup_sum(float v, threadgroup float* partial, uint simdgroup, uint lane,
+                                 uint simdgroups) {
+  v = lanes_sum(v, kSimdWidth);
+  if (lane == 0) {
+    partial[simdgroup] = v;
+  }
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  return lanes_sum(lane < simdgroups ? partial[lane] : 0.0f, kSimdWidth);
+}
+
+METAL_FUNC float inverse_rms(float sum_of_squares, float inverse_dim, float eps) {
+  return metal::precise::rsqrt(fma(sum_of_squares, inverse_dim, eps));
+}

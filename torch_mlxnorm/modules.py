@@ -1,0 +1,87 @@
+"""The operators as modules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from torch_mlxnorm.functional import CastingMode, rms_norm
+
+
+class RMSNorm(nn.Module):
+    r""":func:`torch_mlxnorm.rms_norm` with a weight of its own, in place of
+    :class:`torch.nn.RMSNorm`, whose state dict it loads.
+
+    Args:
+        normalized_shape: size of the last dimension, as an int or a sequence of one int. Only the
+            last dimension is normalized.
+        eps: added to the mean of the squares; ``None`` means ``torch.finfo(x.dtype).eps``, as in
+            :class:`torch.nn.RMSNorm`.
+        elementwise_affine: whether there is a weight, initialized so that
+            ``weight + weight_offset`` is 1.
+        device, dtype: of the weight.
+        weight_offset, casting_mode: see :func:`torch_mlxnorm.rms_norm`.
+
+    Shape: ``[..., dim]`` to ``[..., dim]``, contiguous.
+
+    Raises:
+        ValueError: ``normalized_shape`` has more than one dimension.
+
+    Inference only: call it under :func:`torch.inference_mode` or :func:`torch.no_grad`; a backward
+    through it raises ``NotImplementedError``.
+    """
+
+    normalized_shape: tuple[int]
+    weight: nn.Parameter | None
+
+    def __init__(
+        self,
+        normalized_shape: int | Sequence[int],
+        eps: float | None = None,
+        elementwise_affine: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        weight_offset: float = 0.0,
+        casting_mode: CastingMode = "gemma",
+    ) -> None:
+        super().__init__()
+        shape = (normalized_shape,) if isinstance(normalized_shape, int) else normalized_shape
+        if len(shape) != 1:
+            raise ValueError(
+                f"RMSNorm: normalized_shape must have 1 dimension, got {tuple(normalized_shape)}"
+            )
+        self.normalized_shape = (int(shape[0]),)
+        self.eps = eps
+        self.elementwise_affine = elementwise_affine
+        self.weight_offset = weight_offset
+        self.casting_mode = casting_mode
+        if elementwise_affine:
+            self.weight = nn.Parameter(torch.empty(self.normalized_shape, device=device, dtype=dtype))
+        else:
+            self.register_parameter("weight", None)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Sets the weight so that it has no effect."""
+        if self.weight is not None:
+            nn.init.constant_(self.weight, 1.0 - self.weight_offset)
+
+    def forward(self, x: Tensor) -> Tensor:
+        eps = torch.finfo(x.dtype).eps if self.eps is None else self.eps
+        return rms_norm(
+            x,
+            self.weight,
+            eps,
+            weight_offset=self.weight_offset,
+            casting_mode=self.casting_mode,
+        )
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.normalized_shape}, eps={self.eps}, "
+            f"elementwise_affine={self.elementwise_affine}, "
+            f"weight_offset={self.weight_offset}, casting_mode={self.casting_mode!r}"
+        )
