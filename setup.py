@@ -8,6 +8,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import torch
 from setuptools import setup
 from torch.utils import cpp_extension
 
@@ -48,8 +49,13 @@ def openmp() -> tuple[list[str], list[str]]:
 class BuildExtension(cpp_extension.BuildExtension):
     """Adds what a list of sources cannot say: generated headers and one object per ISA."""
 
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        # pip builds in a fresh directory each time; this one lets ninja rebuild what changed.
+        self.build_temp = str(ROOT / "build" / f"torch-{torch.__version__}")
+
     def build_extension(self, extension: cpp_extension.CppExtension) -> None:
-        generated = Path(self.build_temp).resolve() / "generated"
+        generated = Path(self.build_temp) / "generated"
         if MACOS:
             sys.path.insert(0, str(ROOT / "csrc/mps"))
             from embed_shaders import embed
@@ -60,7 +66,7 @@ class BuildExtension(cpp_extension.BuildExtension):
         super().build_extension(extension)
 
     def isa_objects(self) -> list[str]:
-        directory = Path(self.build_temp).resolve() / "isa"
+        directory = Path(self.build_temp) / "isa"
         directory.mkdir(parents=True, exist_ok=True)
         compiler = os.environ.get("CXX", "c++").split()
         includes = [f"-isystem{path}" for path in cpp_extension.include_paths()]
@@ -106,8 +112,6 @@ setup(
             extra_link_args=link_flags,
         )
     ],
-    cmdclass={
-        "build_ext": BuildExtension.with_options(use_ninja=True, no_python_abi_suffix=True)
-    },
+    cmdclass={"build_ext": BuildExtension.with_options(use_ninja=True, no_python_abi_suffix=True)},
     options={"bdist_wheel": {"py_limited_api": "cp310"}},
 )

@@ -10,15 +10,14 @@ namespace {
 
 using torch::autograd::variable_list;
 
-void redispatch(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
-                torch::jit::Stack* stack) {
+void redispatch(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit::Stack* stack) {
   op.redispatchBoxed(keys & c10::after_autograd_keyset, stack);
 }
 
 // Runs the op and ties its results to a node whose backward explains itself.
 struct InferenceOnly : torch::autograd::Function<InferenceOnly> {
   static variable_list forward(torch::autograd::AutogradContext* context,
-                               const variable_list& /*inputs: the edges of the graph*/,
+                               at::TensorList /*inputs: the edges of the graph*/,
                                const c10::OperatorHandle* op, c10::DispatchKeySet keys,
                                torch::jit::Stack* stack) {
     context->saved_data["op"] = op->schema().name();
@@ -80,7 +79,7 @@ void inference_only(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
   torch::jit::Stack call(std::make_move_iterator(stack->begin() + first),
                          std::make_move_iterator(stack->end()));
   stack->resize(first);
-  for (auto& output : InferenceOnly::apply(differentiable, &op, keys, &call)) {
+  for (auto& output : InferenceOnly::apply(at::TensorList(differentiable), &op, keys, &call)) {
     stack->emplace_back(std::move(output));
   }
 }

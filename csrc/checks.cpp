@@ -50,9 +50,9 @@ void check_weight(const char* op, const char* name, const std::optional<at::Tens
               x.tensor.device(), " (as ", x.name, "), got ", weight->device());
   TORCH_CHECK(weight->dim() == 1, op, ": ", name, " must have 1 dimension, got shape ",
               weight->sym_sizes());
-  TORCH_SYM_CHECK(weight->sym_size(0).sym_eq(x.tensor.sym_size(-1)), op, ": ", name,
-                  " must have ", x.tensor.sym_size(-1), " elements (", x.name,
-                  ".shape[-1]), got ", weight->sym_size(0));
+  TORCH_SYM_CHECK(weight->sym_size(0).sym_eq(x.tensor.sym_size(-1)), op, ": ", name, " must have ",
+                  x.tensor.sym_size(-1), " elements (", x.name, ".shape[-1]), got ",
+                  weight->sym_size(0));
 }
 
 void check_out(const char* op, const Argument& out, const Argument& x) {
@@ -73,8 +73,7 @@ void check_out(const char* op, const Argument& out, const Argument& x) {
               out.tensor.sym_strides(), " for shape ", out.tensor.sym_sizes());
 }
 
-void check_no_overlap(const char* op, const Argument& out, const Argument& input,
-                      bool allow_same) {
+void check_no_overlap(const char* op, const Argument& out, const Argument& input, bool allow_same) {
   const at::Tensor& a = out.tensor;
   const at::Tensor& b = input.tensor;
   if (!a.has_storage() || !b.has_storage() || !a.storage().is_alias_of(b.storage()) ||

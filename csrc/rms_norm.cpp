@@ -11,7 +11,9 @@ RmsNormOptions check_rms_norm(const at::Tensor& x, const std::optional<at::Tenso
                               double eps, double weight_offset, std::string_view casting_mode) {
   check_activation(kOp, {"x", x});
   check_weight(kOp, "weight", weight, {"x", x});
-  return {float(eps), float(weight_offset), parse_casting_mode(kOp, casting_mode)};
+  // Adding -0.0 changes no weight; adding 0.0 would turn a weight of -0.0 into 0.0.
+  const float offset = weight_offset == 0.0 ? -0.0f : float(weight_offset);
+  return {float(eps), offset, parse_casting_mode(kOp, casting_mode)};
 }
 
 RmsNormOptions check_rms_norm_out(const at::Tensor& x, const std::optional<at::Tensor>& weight,

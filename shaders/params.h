@@ -48,7 +48,7 @@ struct RmsNormParams {
 
 // Choices that the Metal compiler should see as constants, fixed when a pipeline is made.
 enum FunctionConstant {
-  kHasWeightConstant = 0,         // bool
+  kHasWeightConstant = 0,          // bool
   kRoundBeforeWeightConstant = 1,  // bool, casting_mode "llama"
   kPrefetchWeightConstant = 2,     // bool, load the weight before the reduction's barrier
   kLanesPerRowConstant = 3,        // uint, threads of a SIMD group that share a short row

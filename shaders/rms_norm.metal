@@ -41,9 +41,7 @@ struct RegisterRow {
   WeightWord<T, W, kVector> weights[kWords];
   uint first, step, dim;
 
-  METAL_FUNC bool holds(int k) const {
-    return (first + k * step) * Element<T>::kPerWord < dim;
-  }
+  METAL_FUNC bool holds(int k) const { return (first + k * step) * Element<T>::kPerWord < dim; }
 
   METAL_FUNC void load(device const T* row) {
 #pragma unroll
@@ -74,9 +72,9 @@ struct RegisterRow {
 #pragma unroll
     for (int k = 0; k < kWords; ++k) {
       if (holds(k)) {
-        Access<T, kVector>::store(out, first + k * step, dim,
-                                  normalized<T, W, kVector>(words[k], scale, weights[k],
-                                                            weight_offset));
+        Access<T, kVector>::store(
+            out, first + k * step, dim,
+            normalized<T, W, kVector>(words[k], scale, weights[k], weight_offset));
       }
     }
   }
@@ -84,13 +82,11 @@ struct RegisterRow {
 
 template <typename T, typename W, int kWords, bool kVector>
 [[kernel, max_total_threads_per_threadgroup(kMaxThreads)]] void rms_norm_simd(
-    device const T* x [[buffer(kRmsNormX)]],
-    device const W* weight [[buffer(kRmsNormWeight)]],
+    device const T* x [[buffer(kRmsNormX)]], device const W* weight [[buffer(kRmsNormWeight)]],
     device T* out [[buffer(kRmsNormOut)]],
     constant RmsNormParams& params [[buffer(kRmsNormParams)]],
     uint threadgroup_index [[threadgroup_position_in_grid]],
-    uint thread_index [[thread_index_in_threadgroup]],
-    uint threads [[threads_per_threadgroup]]) {
+    uint thread_index [[thread_index_in_threadgroup]], uint threads [[threads_per_threadgroup]]) {
   // In units of rows before lanes, so that the product with threads cannot overflow.
   const uint row_in_dispatch =
       threadgroup_index * (threads / lanes_per_row) + thread_index / lanes_per_row;
@@ -115,15 +111,12 @@ template <typename T, typename W, int kWords, bool kVector>
 
 template <typename T, typename W, int kWords, bool kVector>
 [[kernel, max_total_threads_per_threadgroup(kMaxThreads)]] void rms_norm_row(
-    device const T* x [[buffer(kRmsNormX)]],
-    device const W* weight [[buffer(kRmsNormWeight)]],
+    device const T* x [[buffer(kRmsNormX)]], device const W* weight [[buffer(kRmsNormWeight)]],
     device T* out [[buffer(kRmsNormOut)]],
     constant RmsNormParams& params [[buffer(kRmsNormParams)]],
     uint threadgroup_index [[threadgroup_position_in_grid]],
-    uint thread_index [[thread_index_in_threadgroup]],
-    uint threads [[threads_per_threadgroup]],
-    uint simdgroup [[simdgroup_index_in_threadgroup]],
-    uint lane [[thread_index_in_simdgroup]],
+    uint thread_index [[thread_index_in_threadgroup]], uint threads [[threads_per_threadgroup]],
+    uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]],
     uint simdgroups [[simdgroups_per_threadgroup]]) {
   threadgroup float partial[kMaxSimdgroups];
   const ulong row = params.first_row + threadgroup_index;
@@ -136,8 +129,7 @@ template <typename T, typename W, int kWords, bool kVector>
   if (has_weight && prefetch_weight) {
     registers.load_weights(weight);
   }
-  const float sum =
-      threadgroup_sum(registers.partial_sum(), partial, simdgroup, lane, simdgroups);
+  const float sum = threadgroup_sum(registers.partial_sum(), partial, simdgroup, lane, simdgroups);
   const float scale = inverse_rms(sum, params.inverse_dim, params.eps);
   if (has_weight && !prefetch_weight) {
     registers.load_weights(weight);
@@ -147,15 +139,12 @@ template <typename T, typename W, int kWords, bool kVector>
 
 template <typename T, typename W, bool kVector>
 [[kernel, max_total_threads_per_threadgroup(kMaxThreads)]] void rms_norm_loop(
-    device const T* x [[buffer(kRmsNormX)]],
-    device const W* weight [[buffer(kRmsNormWeight)]],
+    device const T* x [[buffer(kRmsNormX)]], device const W* weight [[buffer(kRmsNormWeight)]],
     device T* out [[buffer(kRmsNormOut)]],
     constant RmsNormParams& params [[buffer(kRmsNormParams)]],
     uint threadgroup_index [[threadgroup_position_in_grid]],
-    uint thread_index [[thread_index_in_threadgroup]],
-    uint threads [[threads_per_threadgroup]],
-    uint simdgroup [[simdgroup_index_in_threadgroup]],
-    uint lane [[thread_index_in_simdgroup]],
+    uint thread_index [[thread_index_in_threadgroup]], uint threads [[threads_per_threadgroup]],
+    uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]],
     uint simdgroups [[simdgroups_per_threadgroup]]) {
   threadgroup float partial[kMaxSimdgroups];
   const ulong row = params.first_row + threadgroup_index;
@@ -177,8 +166,7 @@ template <typename T, typename W, bool kVector>
     }
     const uint4 value = Access<T, kVector>::load(x_row, word, dim);
     Access<T, kVector>::store(
-        out_row, word, dim,
-        normalized<T, W, kVector>(value, scale, weights, params.weight_offset));
+        out_row, word, dim, normalized<T, W, kVector>(value, scale, weights, params.weight_offset));
   }
 }
 
@@ -187,14 +175,14 @@ template <typename T, typename W, bool kVector>
 #define INSTANTIATE(name, ...) \
   template [[host_name(name)]] [[kernel]] decltype(__VA_ARGS__) __VA_ARGS__;
 
-#define INSTANTIATE_ACCESS(x, T, weight, W, access, kVector)                                       \
-  INSTANTIATE("rms_norm_simd_2_" x "_" weight "_" access, rms_norm_simd<T, W, 2, kVector>)         \
-  INSTANTIATE("rms_norm_row_2_" x "_" weight "_" access, rms_norm_row<T, W, 2, kVector>)           \
-  INSTANTIATE("rms_norm_row_4_" x "_" weight "_" access, rms_norm_row<T, W, 4, kVector>)           \
+#define INSTANTIATE_ACCESS(x, T, weight, W, access, kVector)                               \
+  INSTANTIATE("rms_norm_simd_2_" x "_" weight "_" access, rms_norm_simd<T, W, 2, kVector>) \
+  INSTANTIATE("rms_norm_row_2_" x "_" weight "_" access, rms_norm_row<T, W, 2, kVector>)   \
+  INSTANTIATE("rms_norm_row_4_" x "_" weight "_" access, rms_norm_row<T, W, 4, kVector>)   \
   INSTANTIATE("rms_norm_loop_" x "_" weight "_" access, rms_norm_loop<T, W, kVector>)
 
-#define INSTANTIATE_TYPES(x, T, weight, W)                    \
-  INSTANTIATE_ACCESS(x, T, weight, W, "scalar", false)        \
+#define INSTANTIATE_TYPES(x, T, weight, W)             \
+  INSTANTIATE_ACCESS(x, T, weight, W, "scalar", false) \
   INSTANTIATE_ACCESS(x, T, weight, W, "vector", true)
 
 INSTANTIATE_TYPES("float32", float, "float32", float)

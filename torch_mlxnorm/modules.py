@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from torch_mlxnorm.functional import CastingMode, rms_norm
 
+_DEFAULT_EPS = torch.finfo(torch.float32).eps
+
 
 class RMSNorm(nn.Module):
     r""":func:`torch_mlxnorm.rms_norm` with a weight of its own, in place of
@@ -17,8 +19,8 @@ class RMSNorm(nn.Module):
     Args:
         normalized_shape: size of the last dimension, as an int or a sequence of one int. Only the
             last dimension is normalized.
-        eps: added to the mean of the squares; ``None`` means ``torch.finfo(x.dtype).eps``, as in
-            :class:`torch.nn.RMSNorm`.
+        eps: added to the mean of the squares; ``None`` means ``torch.finfo(torch.float32).eps``,
+            which :class:`torch.nn.RMSNorm` uses for float32, float16 and bfloat16 alike.
         elementwise_affine: whether there is a weight, initialized so that
             ``weight + weight_offset`` is 1.
         device, dtype: of the weight.
@@ -59,7 +61,9 @@ class RMSNorm(nn.Module):
         self.weight_offset = weight_offset
         self.casting_mode = casting_mode
         if elementwise_affine:
-            self.weight = nn.Parameter(torch.empty(self.normalized_shape, device=device, dtype=dtype))
+            self.weight = nn.Parameter(
+                torch.empty(self.normalized_shape, device=device, dtype=dtype)
+            )
         else:
             self.register_parameter("weight", None)
         self.reset_parameters()
@@ -70,7 +74,7 @@ class RMSNorm(nn.Module):
             nn.init.constant_(self.weight, 1.0 - self.weight_offset)
 
     def forward(self, x: Tensor) -> Tensor:
-        eps = torch.finfo(x.dtype).eps if self.eps is None else self.eps
+        eps = _DEFAULT_EPS if self.eps is None else self.eps
         return rms_norm(
             x,
             self.weight,

@@ -14,12 +14,10 @@ Isa isa();
 
 // The kernel function of that instruction set: MLXNORM_CPU_KERNEL(rms_norm_kernel)(dtype, …).
 #ifdef __x86_64__
-#define MLXNORM_CPU_KERNEL(function)                        \
-  (::mlxnorm::cpu::isa() == ::mlxnorm::cpu::Isa::avx512     \
-       ? ::mlxnorm::cpu::AVX512::function                   \
-       : ::mlxnorm::cpu::isa() == ::mlxnorm::cpu::Isa::avx2 \
-             ? ::mlxnorm::cpu::AVX2::function               \
-             : ::mlxnorm::cpu::DEFAULT::function)
+#define MLXNORM_CPU_KERNEL(function)                                                       \
+  (::mlxnorm::cpu::isa() == ::mlxnorm::cpu::Isa::avx512 ? ::mlxnorm::cpu::AVX512::function \
+   : ::mlxnorm::cpu::isa() == ::mlxnorm::cpu::Isa::avx2 ? ::mlxnorm::cpu::AVX2::function   \
+                                                        : ::mlxnorm::cpu::DEFAULT::function)
 #else
 #define MLXNORM_CPU_KERNEL(function) (::mlxnorm::cpu::DEFAULT::function)
 #endif

@@ -24,7 +24,7 @@ struct RmsNormArguments {
 using RmsNormKernel = void (*)(const RmsNormArguments& arguments, int64_t begin, int64_t end);
 
 // `streaming`: write past the caches; every row of out must be 64-byte aligned.
-#define MLXNORM_DECLARE_KERNELS                                                            \
+#define MLXNORM_DECLARE_KERNELS                                                           \
   RmsNormKernel rms_norm_kernel(DType dtype, WeightType weight, CastingMode casting_mode, \
                                 bool streaming);
 

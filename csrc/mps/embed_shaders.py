@@ -83,8 +83,7 @@ def embed(shaders: Path, output: Path) -> None:
         else:
             array = f"k_{path.stem}_metallib"
             metallibs.append(
-                f"inline constexpr unsigned char {array}[] = "
-                f"{{{','.join(map(str, metallib))}}};\n"
+                f"inline constexpr unsigned char {array}[] = {{{','.join(map(str, metallib))}}};\n"
             )
             binary = f"{array}, sizeof({array})"
         literal = f'R"{_DELIMITER}({source}\n){_DELIMITER}"'

@@ -91,8 +91,7 @@ Plan plan_rows(DType dtype, int64_t rows, int64_t dim, bool aligned, KernelChoic
   }
   plan.prefetch_weight =
       plan.kernel == RowKernel::row && plan.words_per_thread == 2 && rows <= kPrefetchRows;
-  plan.max_rows_per_dispatch =
-      uint32_t(kMaxGridThreads / plan.threads * plan.rows_per_threadgroup);
+  plan.max_rows_per_dispatch = uint32_t(kMaxGridThreads / plan.threads * plan.rows_per_threadgroup);
   return plan;
 }
 

@@ -30,9 +30,8 @@ void run(const at::Tensor& x, const std::optional<at::Tensor>& weight,
                        byte_offset(out) % kWordBytes == 0 &&
                        (!has_weight || byte_offset(*contiguous_weight) % kWordBytes == 0);
   const Plan plan = plan_rows(dtype, rows.count, rows.dim, aligned, kernel_choice());
-  id<MTLComputePipelineState> state =
-      pipeline({"rms_norm", plan, dtype, weight_type(x, weight),
-                options.casting_mode == CastingMode::llama});
+  id<MTLComputePipelineState> state = pipeline({"rms_norm", plan, dtype, weight_type(x, weight),
+                                                options.casting_mode == CastingMode::llama});
 
   RmsNormParams params{};
   params.x_rows = rows.layout;
@@ -49,8 +48,7 @@ void run(const at::Tensor& x, const std::optional<at::Tensor>& weight,
     for (int64_t row = 0; row < rows.count; row += plan.max_rows_per_dispatch) {
       params.first_row = uint64_t(row);
       params.rows = uint32_t(std::min<int64_t>(rows.count - row, plan.max_rows_per_dispatch));
-      const uint32_t threadgroups =
-          (params.rows - 1) / plan.rows_per_threadgroup + 1;
+      const uint32_t threadgroups = (params.rows - 1) / plan.rows_per_threadgroup + 1;
       [encoder setBytes:&params length:sizeof(params) atIndex:kRmsNormParams];
       [encoder dispatchThreadgroups:MTLSizeMake(threadgroups, 1, 1)
               threadsPerThreadgroup:MTLSizeMake(plan.threads, 1, 1)];

@@ -33,14 +33,19 @@ struct Scale {
 template <typename T, typename W, CastingMode kCasting, bool kStreaming>
 void rms_norm(const RmsNormArguments& a, int64_t begin, int64_t end) {
   const int64_t dim = a.dim;
+  const int64_t rows_ahead = prefetch_distance<T>(dim);
   for (int64_t row = begin; row < end; ++row) {
     const T* x = static_cast<const T*>(a.x) + row_offset(a.x_rows, uint64_t(row));
     T* out = static_cast<T*>(a.out) + row * dim;
     const float mean = sum_of_squares(x, dim) / float(dim);
     const Scale<T, W, kCasting> scale{static_cast<const W*>(a.weight),
                                       Vec(1.0f / std::sqrt(mean + a.eps)), Vec(a.weight_offset)};
+    // A row to come is fetched while this one, already in the cache, is scaled.
+    const int64_t later = std::min(row + rows_ahead, end - 1);
+    const T* fetched = static_cast<const T*>(a.x) + row_offset(a.x_rows, uint64_t(later));
     int64_t i = 0;
     for (; i + kBlock <= dim; i += kBlock) {
+      prefetch_block(fetched + i);
       store_block<kStreaming>(out + i, scale.apply(load_block(x + i), i));
     }
     if (i < dim) {

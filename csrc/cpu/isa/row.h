@@ -45,6 +45,21 @@ inline Block load_block(const T* p, int64_t n) {
   }
 }
 
+// In rows: far enough ahead for memory to answer.
+template <typename T>
+inline int64_t prefetch_distance(int64_t dim) {
+  constexpr int64_t kBytes = 4096;
+  return std::max<int64_t>(1, kBytes / int64_t(dim * sizeof(T)));
+}
+
+template <typename T>
+inline void prefetch_block(const T* p) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  for (int64_t i = 0; i < kBlock; i += kLine) {
+    __builtin_prefetch(p + i);
+  }
+}
+
 // Past the caches: a plain store would first read the line that it overwrites.
 inline void stream_vector(void* p, const void* vector) {
 #if defined(CPU_CAPABILITY_AVX512)

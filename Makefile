@@ -1,0 +1,58 @@
+# make demo    check and time rms_norm on the shapes of public models (DEVICE=cpu|mps|sim)
+# make test    the whole test suite
+# make bench   rms_norm on the CPU against PyTorch
+# make lint    ruff and clang-format; `make format` mends what they find
+#
+# Each sets up what it needs: .venv, PyTorch, Debian packages where it may, the extension.
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+DEVICE ?= auto
+
+VENV := .venv
+BIN := $(VENV)/bin
+NATIVE := $(shell find csrc shaders -name '*.[hc]*' -o -name '*.m[me]*')
+FORMATTED := $(shell find csrc shaders tests -regex '.*\.\(h\|cpp\|mm\|metal\)')
+PYTHON_FILES := setup.py torch_mlxnorm tests benchmarks csrc
+
+.PHONY: demo test bench lint format build system clean
+
+demo: build $(if $(filter sim,$(DEVICE)),system)
+	$(BIN)/python benchmarks/demo.py --device $(DEVICE)
+
+test: build system
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: build
+	$(BIN)/python benchmarks/cpu.py
+
+lint: $(VENV)/.python
+	$(BIN)/ruff check $(PYTHON_FILES)
+	$(BIN)/ruff format --check $(PYTHON_FILES)
+	$(BIN)/clang-format --dry-run -Werror $(FORMATTED)
+
+format: $(VENV)/.python
+	$(BIN)/ruff check --fix $(PYTHON_FILES)
+	$(BIN)/ruff format $(PYTHON_FILES)
+	$(BIN)/clang-format -i $(FORMATTED)
+
+build: $(VENV)/.built
+
+# Compilers of the Metal simulator, and what an empty Debian lacks to begin with.
+system:
+	tools/install-debian-packages
+
+$(VENV)/.python: pyproject.toml
+	tools/install-debian-packages --python
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	# PyTorch first and pinned: a plain `torch` would bring gigabytes of CUDA to Linux.
+	$(BIN)/pip install --quiet "$(TORCH)" "setuptools>=77"
+	$(BIN)/pip install --quiet $$($(BIN)/python tools/extras.py test lint)
+	touch $@
+
+$(VENV)/.built: $(VENV)/.python setup.py $(NATIVE)
+	$(BIN)/pip install --quiet --no-build-isolation --no-deps --editable .
+	touch $@
+
+clean:
+	rm -rf $(VENV) build .cache *.egg-info torch_mlxnorm/_C.so

@@ -1,0 +1,111 @@
+"""rms_norm on the CPU against torch.nn.functional.rms_norm, eager and compiled.
+
+    python benchmarks/cpu.py
+
+Every figure is the median of interleaved turns (see timing.py). Ours writes to `out=`; compiled,
+the result of rms_norm is copied to `out`, which Inductor fuses into one kernel; eager has no out,
+but its fresh result costs no page faults, because freed memory is kept.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from timing import Times, keep_freed_memory, time_interleaved
+from torch import Tensor
+
+import torch_mlxnorm
+
+SHAPES = [(1, 2816), (16, 2816), (512, 2816), (2048, 2816), (4096, 4096), (65536, 128)]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def compiled_rms_norm(dim: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    def into(x: Tensor, weight: Tensor, out: Tensor) -> Tensor:
+        return out.copy_(F.rms_norm(x, (dim,), weight, 1e-6))
+
+    torch._dynamo.reset()  # no shape pays for the guards of the others
+    return torch.compile(into, fullgraph=True, dynamic=False)
+
+
+def against_pytorch(rows: int, dim: int, dtype: torch.dtype) -> Times:
+    x, weight = torch.randn(rows, dim).to(dtype), torch.randn(dim).to(dtype)
+    out = torch.empty_like(x)
+    compiled = compiled_rms_norm(dim)
+    op = torch.ops.mlxnorm.rms_norm.out
+    return time_interleaved(
+        {
+            "ours": lambda: op(x, weight, out=out),
+            "eager": lambda: F.rms_norm(x, (dim,), weight, 1e-6),
+            "compiled": lambda: compiled(x, weight, out),
+            "copy": lambda: out.copy_(x),
+        }
+    )
+
+
+def overhead() -> None:
+    dim = 2816
+    x, weight = torch.randn(1, dim), torch.randn(dim)
+    out = torch.empty_like(x)
+    op = torch.ops.mlxnorm.rms_norm
+    times = time_interleaved(
+        {
+            "torch.ops.mlxnorm.rms_norm": lambda: op(x, weight),
+            "torch.ops.mlxnorm.rms_norm.default": lambda: op.default(x, weight),
+            "torch.ops.mlxnorm.rms_norm.out": lambda: op.out(x, weight, out=out),
+            "torch_mlxnorm.rms_norm": lambda: torch_mlxnorm.rms_norm(x, weight),
+            "torch_mlxnorm.rms_norm(out=)": lambda: torch_mlxnorm.rms_norm(x, weight, out=out),
+            "F.layer_norm": lambda: F.layer_norm(x, (dim,), weight),
+            "F.rms_norm": lambda: F.rms_norm(x, (dim,), weight, 1e-6),
+        },
+        turns=101,
+    )
+    print("\none call, 1x2816 float32, 1 thread, inference mode")
+    for name in times.turns:
+        print(f"  {name:36} {times.median(name) * 1e6:7.2f} us")
+
+
+def scaling() -> None:
+    x, out = torch.randn(4096, 4096), torch.empty(4096, 4096)
+    op = torch.ops.mlxnorm.rms_norm.out
+
+    def with_threads(threads: int) -> Callable[[], None]:
+        def run() -> None:
+            torch.set_num_threads(threads)
+            op(x, None, out=out)
+
+        return run
+
+    times = time_interleaved({"1": with_threads(1), "2": with_threads(2)}, turns=31)
+    torch.set_num_threads(1)
+    print(f"\n4096x4096 float32, 1 to 2 threads: {times.speedup('2', over='1'):.2f}x")
+
+
+@torch.inference_mode()
+def main() -> None:
+    torch.set_num_threads(1)
+    isa, machine = torch.backends.cpu.get_cpu_capability(), platform.machine()
+    print(f"torch {torch.__version__}, {machine} {isa}, 1 thread, out=, freed memory kept")
+    print(
+        f"{'rows':>6} {'dim':>5} {'dtype':9} {'time':>10} {'eager':>7} {'compiled':>9} {'copy':>6}"
+    )
+    for rows, dim in SHAPES:
+        for dtype in DTYPES:
+            times = against_pytorch(rows, dim, dtype)
+            print(
+                f"{rows:6} {dim:5} {str(dtype)[6:]:9} {times.median('ours') * 1e6:8.1f}us "
+                f"{times.speedup('ours', over='eager'):6.2f}x "
+                f"{times.speedup('ours', over='compiled'):8.2f}x "
+                f"{times.speedup('ours', over='copy'):5.2f}x",
+                flush=True,
+            )
+    overhead()
+    scaling()
+
+
+if __name__ == "__main__":
+    keep_freed_memory()
+    main()

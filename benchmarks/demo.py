@@ -1,0 +1,127 @@
+"""Runs rms_norm on activations with the shapes of public models, checks each result against a
+float64 reference and times it.
+
+    python benchmarks/demo.py [--device auto|cpu|mps|sim] [--threads N]
+
+`auto` is MPS on a Mac that has it, else the CPU. `sim` executes the Metal kernels on the CPU
+(tests/metal_sim): the same checks, no times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from timing import Times, keep_freed_memory, time_interleaved
+from torch import Tensor
+
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+# What the last rounding may cost, and for float32 its arithmetic as well; "llama" rounds twice.
+TOLERANCE = {torch.float32: 1e-6, torch.float16: 2.0**-10, torch.bfloat16: 2.0**-7}
+
+
+def select_device(wanted: str) -> str:
+    if wanted == "sim":
+        sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+        import metal_sim
+
+        metal_sim.enable()
+        return "mps"
+    if wanted == "auto":
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    return wanted
+
+
+def activations(rows: int, dim: int, dtype: torch.dtype) -> Tensor:
+    """Like a residual stream: most channels near 1, a few larger by orders of magnitude."""
+    generator = torch.Generator().manual_seed(rows * dim)
+    channels = torch.exp(torch.randn(dim, generator=generator))
+    return (torch.randn(rows, dim, generator=generator) * channels).to(dtype)
+
+
+def compiled_rms_norm(dim: int, eps: float) -> Callable[[Tensor, Tensor | None, Tensor], Tensor]:
+    torch._dynamo.reset()  # no shape pays for the guards of the others
+
+    def into(x: Tensor, weight: Tensor | None, out: Tensor) -> Tensor:
+        return out.copy_(F.rms_norm(x, (dim,), weight, eps))
+
+    return torch.compile(into, fullgraph=True, dynamic=False)
+
+
+def time_norm(x: Tensor, weight: Tensor | None, eps: float, casting_mode: str) -> Times:
+    dim, out = x.shape[-1], torch.empty_like(x)
+    compiled = compiled_rms_norm(dim, eps)
+    op = torch.ops.mlxnorm.rms_norm.out
+    return time_interleaved(
+        {
+            "ours": lambda: op(x, weight, eps, casting_mode=casting_mode, out=out),
+            "eager": lambda: F.rms_norm(x, (dim,), weight, eps),
+            "compiled": lambda: compiled(x, weight, out),
+            "copy": lambda: out.copy_(x),
+        },
+        device=x.device.type,
+        turns=7,
+    )
+
+
+@torch.inference_mode()
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "mps", "sim"])
+    # One thread by default: on a busy machine, threads that wait for each other time the scheduler.
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU")
+    arguments = parser.parse_args()
+    wanted = arguments.device
+    torch.set_num_threads(arguments.threads)
+    device = select_device(wanted)
+
+    from shapes import NORMS, PHASES
+
+    from torch_mlxnorm import reference, rms_norm
+
+    where = "simulated Metal, executed on the CPU: no times" if wanted == "sim" else device
+    print(f"torch {torch.__version__}, {where}, {arguments.threads} thread(s), times with out=")
+    print(
+        f"{'model, norm':37} {'phase':8} {'shape':>10} {'dtype':9}{'max error':>10}"
+        f"{'time':>11}{'F.rms_norm':>12}{'compiled':>10}{'of copy':>9}"
+    )
+    failed = 0
+    for norm in NORMS:
+        for (phase, tokens), dtype in ((p, d) for p in PHASES.items() for d in DTYPES):
+            rows = tokens * norm.rows_per_token
+            x = activations(rows, norm.dim, dtype).to(device)
+            weight = activations(1, norm.dim, dtype)[0].to(device) if norm.has_weight else None
+            options = {"casting_mode": norm.casting_mode}
+
+            expected = reference.rms_norm(x, weight, norm.eps, **options)
+            result = rms_norm(x, weight, norm.eps, **options).cpu().double()
+            # In units of the value, as a dtype rounds.
+            error = ((result - expected).abs() / expected.abs().clamp(min=2.0**-14)).max().item()
+            ok = error <= TOLERANCE[dtype] * (2 if norm.casting_mode == "llama" else 1)
+            failed += not ok
+
+            line = (
+                f"{norm.model + ', ' + norm.name:37} {phase:8} {rows:>5}x{norm.dim:<4} "
+                f"{str(dtype)[6:]:9}{error:10.1e}"
+            )
+            if wanted != "sim":
+                times = time_norm(x, weight, norm.eps, norm.casting_mode)
+                line += (
+                    f"{times.median('ours') * 1e6:9.1f}us"
+                    f"{times.speedup('ours', over='eager'):11.2f}x"
+                    f"{times.speedup('ours', over='compiled'):9.2f}x"
+                    f"{times.speedup('ours', over='copy'):9.2f}"
+                )
+            print(line if ok else line + "  WRONG", flush=True)
+    count = len(NORMS) * len(PHASES) * len(DTYPES)
+    print(f"rms_norm: {count - failed} of {count} results match the float64 reference")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    keep_freed_memory()
+    sys.exit(main())

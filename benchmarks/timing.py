@@ -1,0 +1,79 @@
+"""Timing on machines that are shared and noisy: the candidates take turns in one run, and ratios
+are taken within a turn before their median is."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+# glibc gives large freed blocks back to the system, so that every fresh result costs page faults
+# that have nothing to do with the kernel. These settings keep them.
+KEEP_FREED_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**36),
+    "MALLOC_TRIM_THRESHOLD_": str(2**36),
+    "MALLOC_TOP_PAD_": str(2**28),
+}
+
+
+def keep_freed_memory() -> None:
+    """Restarts the program with an allocator that keeps what is freed (Linux)."""
+    if sys.platform == "linux" and any(name not in os.environ for name in KEEP_FREED_MEMORY):
+        os.environ.update(KEEP_FREED_MEMORY)
+        os.execv(sys.executable, [sys.executable, *sys.argv])
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds a call, one entry a turn, for each candidate."""
+
+    turns: Mapping[str, list[float]]
+
+    def median(self, name: str) -> float:
+        return statistics.median(self.turns[name])
+
+    def speedup(self, name: str, over: str) -> float:
+        """How many times as fast `name` is as `over`."""
+        pairs = zip(self.turns[over], self.turns[name], strict=True)
+        return statistics.median(theirs / ours for theirs, ours in pairs)
+
+
+def synchronize(device: str) -> None:
+    if device == "mps":
+        torch.mps.synchronize()
+
+
+def time_interleaved(
+    candidates: Mapping[str, Callable[[], object]],
+    *,
+    device: str = "cpu",
+    turns: int = 15,
+    seconds_per_turn: float = 0.004,
+) -> Times:
+    """Each turn calls every candidate for about `seconds_per_turn`, in rotating order."""
+    calls = {}
+    for name, candidate in candidates.items():
+        candidate()  # compiles, allocates, warms up
+        synchronize(device)
+        start = time.perf_counter()
+        candidate()
+        synchronize(device)
+        once = time.perf_counter() - start
+        calls[name] = max(1, int(seconds_per_turn / max(once, 1e-7)))
+    names = list(candidates)
+    results: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(turns):
+        shift = turn % len(names)
+        for name in names[shift:] + names[:shift]:
+            candidate, count = candidates[name], calls[name]
+            start = time.perf_counter()
+            for _ in range(count):
+                candidate()
+            synchronize(device)
+            results[name].append((time.perf_counter() - start) / count)
+    return Times(results)

@@ -1,0 +1,51 @@
+"""The devices that every test of an op runs on: `cpu`, and `mps`, which is a Mac's GPU on a Mac
+and simulated elsewhere (tests/metal_sim)."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import metal_sim.product  # first: the simulated device must be there before anything asks for MPS
+import pytest
+
+ON_MAC = sys.platform == "darwin"
+
+_missing_tool: str | None = None
+if not ON_MAC:
+    try:
+        metal_sim.enable()
+        metal_sim.product.load()
+    except metal_sim.MissingTool as error:
+        if os.environ.get("MLXNORM_REQUIRE_TOOLS") == "1":
+            raise
+        _missing_tool = str(error)
+
+import torch  # noqa: E402
+
+import torch_mlxnorm  # noqa: E402, F401
+
+
+@pytest.fixture(params=["cpu", "mps"])
+def device(request: pytest.FixtureRequest) -> str:
+    if request.param == "mps":
+        request.getfixturevalue("mps")
+    return request.param
+
+
+@pytest.fixture
+def mps() -> str:
+    """The MPS device, of a Mac or simulated."""
+    if _missing_tool:
+        pytest.skip(_missing_tool)
+    if not torch.backends.mps.is_available():
+        pytest.skip("this Mac has no MPS device")
+    return "mps"
+
+
+@pytest.fixture
+def simulated_mps(mps: str) -> str:
+    """The simulated MPS device, for what only a simulator can show."""
+    if ON_MAC:
+        pytest.skip("the Metal simulator runs on Linux")
+    return mps

@@ -1,0 +1,69 @@
+"""What holds for the CPU kernels alone: one object per instruction set, chosen at run time."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import torch_mlxnorm
+
+CHECK = """
+import torch
+from oracle import assert_matches, assert_same_bits
+from torch_mlxnorm import reference, rms_norm
+
+assert torch.backends.cpu.get_cpu_capability() == {capability!r}
+for dtype in (torch.float32, torch.float16, torch.bfloat16):
+    for dim in (1, 5, 8, 15, 16, 17, 31, 33, 64, 100, 127, 2816):
+        x = torch.randn(9, dim).to(dtype)
+        weight = torch.randn(dim).to(dtype)
+        for w in (None, weight, weight.float()):
+            assert_matches(rms_norm(x, w), reference.rms_norm(x, w))
+            options = dict(weight_offset=1.0, casting_mode="llama")
+            llama = reference.rms_norm(x, w, **options)
+            assert_matches(rms_norm(x, w, **options), llama, roundings=3)
+        assert_same_bits(rms_norm(x[3], weight), rms_norm(x, weight)[3])
+# Large and aligned enough to be written past the caches.
+x = torch.randn(4100, 2048)
+assert_same_bits(rms_norm(x, None)[4000:], rms_norm(x[4000:], None))
+for dtype in (torch.float16, torch.bfloat16):
+    y = x.repeat(2, 1).to(dtype)
+    assert_same_bits(rms_norm(y, None)[8000:], rms_norm(y[8000:], None))
+"""
+
+SETS = ["DEFAULT", "AVX2", "AVX512"] if platform.machine() == "x86_64" else ["DEFAULT"]
+
+
+def capability() -> str:
+    return torch.backends.cpu.get_cpu_capability()
+
+
+@pytest.mark.parametrize("wanted", SETS)
+def test_every_instruction_set(wanted: str) -> None:
+    if capability() in SETS and SETS.index(wanted) > SETS.index(capability()):
+        pytest.skip(f"this processor has no {wanted}")
+    paths = [str(Path(__file__).parent), str(Path(torch_mlxnorm.__file__).parents[1])]
+    environment = os.environ | {
+        "ATEN_CPU_CAPABILITY": wanted.lower(),
+        "PYTHONPATH": os.pathsep.join(paths),
+    }
+    check = CHECK.format(capability=wanted)
+    subprocess.run([sys.executable, "-c", check], check=True, env=environment)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads ELF symbols")
+def test_isa_objects_share_no_inline_functions() -> None:
+    """A weak symbol in an AVX-512 object could be what the linker picks for everyone."""
+    build = Path(__file__).parents[1] / "build" / f"torch-{torch.__version__}" / "isa"
+    objects = sorted(build.glob("*.o"))
+    assert len(objects) == len(SETS), f"no objects of an editable build in {build}"
+    for path in objects:
+        symbols = subprocess.run(["nm", path], check=True, capture_output=True, text=True).stdout
+        weak = [line for line in symbols.splitlines() if line.split()[-2] in "WVu"]
+        assert not weak, f"{path.name}: {weak}"

@@ -1,0 +1,198 @@
+"""csrc/mps/plan.cpp: the choice of Metal kernel and geometry, in plain C++ without a GPU."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DTYPES = ["float32", "float16", "bfloat16"]
+PER_WORD = {"float32": 4, "float16": 8, "bfloat16": 8}
+KERNELS = ["simd", "row", "loop"]
+
+BINDINGS = r"""
+#include <cstring>
+#include <stdexcept>
+
+#include "csrc/mps/plan.h"
+
+using namespace mlxnorm;
+using namespace mlxnorm::mps;
+
+extern "C" const char* plan(int dtype, int64_t rows, int64_t dim, int aligned, const char* choice,
+                            uint32_t* result, char* name) {
+  static thread_local std::string error;
+  try {
+    const Plan p =
+        plan_rows(DType(dtype), rows, dim, aligned != 0, parse_kernel_choice(choice));
+    const uint32_t values[] = {uint32_t(p.kernel),     p.words_per_thread,
+                               p.lanes_per_row,        p.threads,
+                               p.rows_per_threadgroup, p.max_rows_per_dispatch,
+                               p.vector,               p.prefetch_weight};
+    std::memcpy(result, values, sizeof(values));
+    std::strcpy(name, function_name("rms_norm", p, DType(dtype), WeightType::float32).c_str());
+    return nullptr;
+  } catch (const std::invalid_argument& e) {
+    error = e.what();
+    return error.c_str();
+  }
+}
+
+extern "C" int aligned(const int64_t* strides, int64_t byte_offset, int dtype) {
+  return rows_aligned({strides[0], strides[1], strides[2], 1, 1}, byte_offset, DType(dtype));
+}
+"""
+
+
+@dataclass(frozen=True)
+class Plan:
+    kernel: str
+    words_per_thread: int
+    lanes_per_row: int
+    threads: int
+    rows_per_threadgroup: int
+    max_rows_per_dispatch: int
+    vector: bool
+    prefetch_weight: bool
+    name: str
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    directory = tmp_path_factory.mktemp("plan")
+    (directory / "bindings.cpp").write_text(BINDINGS)
+    command = [*os.environ.get("CXX", "c++").split(), "-std=c++20", "-Wall", "-Wextra", "-Werror"]
+    command += ["-shared", "-fPIC", f"-I{ROOT}", str(directory / "bindings.cpp")]
+    command += [str(ROOT / "csrc/mps/plan.cpp"), "-o", str(directory / "plan.so")]
+    subprocess.run(command, check=True)
+    loaded = ctypes.CDLL(str(directory / "plan.so"))
+    loaded.plan.restype = ctypes.c_char_p
+    loaded.plan.argtypes = [
+        ctypes.c_int,
+        ctypes.c_int64,
+        ctypes.c_int64,
+        ctypes.c_int,
+        ctypes.c_char_p,
+        ctypes.c_void_p,
+        ctypes.c_char_p,
+    ]
+    loaded.aligned.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int]
+    return loaded
+
+
+def plan(
+    library: ctypes.CDLL,
+    dtype: str,
+    rows: int,
+    dim: int,
+    *,
+    aligned: bool = True,
+    choice: str | None = None,
+) -> Plan:
+    values, name = (ctypes.c_uint32 * 8)(), ctypes.create_string_buffer(128)
+    wanted = None if choice is None else choice.encode()
+    error = library.plan(DTYPES.index(dtype), rows, dim, aligned, wanted, values, name)
+    if error is not None:
+        raise ValueError(error.decode())
+    kernel, *sizes, vector, prefetch = values
+    return Plan(KERNELS[kernel], *sizes, bool(vector), bool(prefetch), name.value.decode())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_threads_cover_every_row(library: ctypes.CDLL, dtype: str) -> None:
+    """For every dim up to past the longest register row, and few and many rows."""
+    for dim in [*range(1, 70000, 7), *(2**k + d for k in range(3, 31) for d in (-1, 0, 1))]:
+        words = -(-dim // PER_WORD[dtype])
+        for rows in (1, 3, 100_000):
+            p = plan(library, dtype, rows, dim)
+            assert p.threads % 32 == 0 and 32 <= p.threads <= 1024
+            if p.kernel == "simd":
+                assert p.lanes_per_row in (1, 2, 4, 8, 16, 32)
+                assert p.rows_per_threadgroup * p.lanes_per_row == p.threads
+                assert p.lanes_per_row * p.words_per_thread >= words
+            elif p.kernel == "row":
+                assert p.rows_per_threadgroup == 1
+                assert p.threads * p.words_per_thread >= words
+            else:
+                assert p.rows_per_threadgroup == 1 and words > 4096
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_sum_depends_on_dim_and_dtype_alone(library: ctypes.CDLL, dtype: str) -> None:
+    """What decides the order of the sum is the same for any rows, alignment and choice."""
+
+    def order(p: Plan) -> tuple[object, ...]:
+        lanes = p.lanes_per_row if p.kernel == "simd" else p.threads
+        return p.kernel, p.words_per_thread, lanes
+
+    for dim in (1, 33, 128, 500, 2816, 8192, 16392, 40000):
+        expected = order(plan(library, dtype, 1, dim))
+        for rows in (1, 2, 31, 33, 10_000, 2**33):
+            assert order(plan(library, dtype, rows, dim)) == expected
+            assert order(plan(library, dtype, rows, dim, aligned=False)) == expected
+            assert order(plan(library, dtype, rows, dim, choice="scalar")) == expected
+
+
+def test_known_plans(library: ctypes.CDLL) -> None:
+    hidden = plan(library, "bfloat16", 1, 2816)
+    assert hidden.name == "rms_norm_row_2_bfloat16_float32_vector"
+    assert (hidden.threads, hidden.prefetch_weight) == (192, True)
+    prefill = plan(library, "bfloat16", 2048, 2816)
+    assert (prefill.threads, prefill.prefetch_weight) == (192, False)
+    heads = plan(library, "float16", 65536, 128)
+    assert heads.name == "rms_norm_simd_2_float16_float32_vector"
+    assert (heads.lanes_per_row, heads.rows_per_threadgroup) == (8, 32)
+    assert plan(library, "float16", 1, 128).threads == 32
+    assert plan(library, "float32", 5, 16384).name == "rms_norm_row_4_float32_float32_vector"
+    assert plan(library, "float32", 5, 16388).name == "rms_norm_loop_float32_float32_vector"
+
+
+def test_vector_access_needs_whole_aligned_words(library: ctypes.CDLL) -> None:
+    assert plan(library, "float32", 1, 36).vector
+    assert not plan(library, "float16", 1, 36).vector
+    assert not plan(library, "float32", 1, 36, aligned=False).vector
+    assert plan(library, "float32", 1, 36, choice="vector").vector
+    assert plan(library, "float32", 1, 36, choice="").vector
+    assert not plan(library, "float32", 1, 36, choice="scalar").vector
+    with pytest.raises(ValueError, match="TORCH_MLXNORM_KERNEL=vector needs rows"):
+        plan(library, "float32", 1, 35, choice="vector")
+    with pytest.raises(ValueError, match='TORCH_MLXNORM_KERNEL must be .* got "fast"'):
+        plan(library, "float32", 1, 36, choice="fast")
+
+
+def test_a_dispatch_stays_within_32_bits(library: ctypes.CDLL) -> None:
+    for dtype, dim in (("float32", 1), ("float16", 128), ("float32", 4096), ("float32", 10**6)):
+        p = plan(library, dtype, 2**40, dim)
+        threadgroups = p.max_rows_per_dispatch // p.rows_per_threadgroup
+        assert p.max_rows_per_dispatch > 0
+        assert threadgroups * p.threads <= 2**31
+        assert p.max_rows_per_dispatch <= 2**31
+
+
+@pytest.mark.parametrize(
+    ("strides", "byte_offset", "dtype", "expected"),
+    [
+        ((2816, 0, 0), 0, "float16", True),
+        ((2816, 0, 0), 16, "float16", True),
+        ((2816, 0, 0), 2, "float16", False),
+        ((33, 0, 0), 0, "float32", False),
+        ((36, 0, 0), 0, "float32", True),
+        ((36, 0, 0), 0, "float16", False),
+        ((64, 9, 64), 0, "float32", False),
+        ((64, 64, 3), 0, "float32", False),
+    ],
+)
+def test_alignment_of_rows(
+    library: ctypes.CDLL,
+    strides: tuple[int, int, int],
+    byte_offset: int,
+    dtype: str,
+    expected: bool,
+) -> None:
+    values = (ctypes.c_int64 * 3)(*strides)
+    assert bool(library.aligned(values, byte_offset, DTYPES.index(dtype))) is expected
