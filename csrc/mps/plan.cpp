@@ -91,8 +91,18 @@ Plan plan_rows(DType dtype, int64_t rows, int64_t dim, bool aligned, KernelChoic
   }
   plan.prefetch_weight =
       plan.kernel == RowKernel::row && plan.words_per_thread == 2 && rows <= kPrefetchRows;
-  plan.max_rows_per_dispatch = uint32_t(kMaxGridThreads / plan.threads * plan.rows_per_threadgroup);
   return plan;
+}
+
+std::vector<Dispatch> dispatches(const Plan& plan, int64_t rows) {
+  const int64_t most = kMaxGridThreads / plan.threads * plan.rows_per_threadgroup;
+  std::vector<Dispatch> result;
+  for (int64_t first = 0; first < rows; first += most) {
+    const int64_t count = std::min(most, rows - first);
+    result.push_back(
+        {uint64_t(first), uint32_t(count), uint32_t(ceil_div(count, plan.rows_per_threadgroup))});
+  }
+  return result;
 }
 
 bool rows_aligned(const RowLayout& layout, int64_t byte_offset, DType dtype) {

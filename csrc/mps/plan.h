@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "../../shaders/params.h"
 #include "../types.h"
@@ -29,7 +30,6 @@ struct Plan {
   uint32_t lanes_per_row;     // simd only, else 32
   uint32_t threads;           // per threadgroup
   uint32_t rows_per_threadgroup;
-  uint32_t max_rows_per_dispatch;
   bool vector;           // 16-byte access instead of element by element
   bool prefetch_weight;  // load the weight before the reduction
 };
@@ -40,6 +40,15 @@ constexpr int64_t kMaxDim = int64_t(1) << 31;
 // `aligned`: every row that the kernel touches allows 16-byte access. Throws
 // std::invalid_argument when `choice` is vector and it does not.
 Plan plan_rows(DType dtype, int64_t rows, int64_t dim, bool aligned, KernelChoice choice);
+
+// One dispatch of a plan; a huge tensor takes several.
+struct Dispatch {
+  uint64_t first_row;
+  uint32_t rows;
+  uint32_t threadgroups;
+};
+
+std::vector<Dispatch> dispatches(const Plan& plan, int64_t rows);
 
 // Do rows that start at byte_offset and lie as `layout` says all begin on a 16-byte boundary?
 bool rows_aligned(const RowLayout& layout, int64_t byte_offset, DType dtype);

@@ -4,8 +4,6 @@
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
-#include <algorithm>
-
 #include "../checks.h"
 #include "../rows.h"
 #include "metal.h"
@@ -45,12 +43,11 @@ void run(const at::Tensor& x, const std::optional<at::Tensor>& weight,
     // A buffer that the kernel does not read must be bound all the same.
     set_tensor(encoder, has_weight ? *contiguous_weight : *rows.tensor, kRmsNormWeight);
     set_tensor(encoder, out, kRmsNormOut);
-    for (int64_t row = 0; row < rows.count; row += plan.max_rows_per_dispatch) {
-      params.first_row = uint64_t(row);
-      params.rows = uint32_t(std::min<int64_t>(rows.count - row, plan.max_rows_per_dispatch));
-      const uint32_t threadgroups = (params.rows - 1) / plan.rows_per_threadgroup + 1;
+    for (const Dispatch& dispatch : dispatches(plan, rows.count)) {
+      params.first_row = dispatch.first_row;
+      params.rows = dispatch.rows;
       [encoder setBytes:&params length:sizeof(params) atIndex:kRmsNormParams];
-      [encoder dispatchThreadgroups:MTLSizeMake(threadgroups, 1, 1)
+      [encoder dispatchThreadgroups:MTLSizeMake(dispatch.threadgroups, 1, 1)
               threadsPerThreadgroup:MTLSizeMake(plan.threads, 1, 1)];
     }
   });

@@ -1,0 +1,37 @@
+"""The extension's sources and how setup.py compiles them for a Mac. Follows setup.py by hand."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from . import Source
+
+ROOT = Path(__file__).resolve().parents[2]
+CSRC = ROOT / "csrc"
+
+# csrc/cpu/isa is compiled once for each instruction set; on arm64 there is one.
+ISA_DEFINES = ("CPU_CAPABILITY=DEFAULT", "CPU_CAPABILITY_DEFAULT")
+
+
+def product_sources(generated: Path) -> list[Source]:
+    """Everything that goes into torch_mlxnorm/_C; writes generated headers into `generated`."""
+    sys.path.insert(0, str(CSRC / "mps"))
+    try:
+        from embed_shaders import embed
+    finally:
+        sys.path.pop(0)
+    embed(ROOT / "shaders", generated / "embedded_shaders.h")
+    isa = CSRC / "cpu" / "isa"
+    return [
+        Source(
+            path,
+            include_dirs=(generated,),
+            defines=ISA_DEFINES if path.is_relative_to(isa) else (),
+        )
+        for path in product_paths()
+    ]
+
+
+def product_paths() -> list[Path]:
+    return sorted(path for path in CSRC.rglob("*") if path.suffix in (".cpp", ".mm"))

@@ -1,0 +1,2 @@
+#include <ATen/mps/MPSStream.h>
+#include <ATen/native/mps/OperationUtils.h>

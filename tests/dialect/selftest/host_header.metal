@@ -1,0 +1,3 @@
+#include <metal_stdlib>
+// error: 'vector' file not found
+#include <vector>
