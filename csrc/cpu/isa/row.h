@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 namespace mlxnorm::cpu::CPU_CAPABILITY {
 namespace {
@@ -127,41 +128,66 @@ inline Block operator+(Block a, Vec b) {
   return {a.low + b, a.high + b};
 }
 
-// Sum of squares of a row. Its order depends on dim and the instruction set alone, and every op
-// sums with it, so that fused and single ops agree to the bit.
+// Sum of squares of a row. Element i is added to partial sum i % kLanes and the partial sums are
+// folded in halves, whatever the vectors: the order depends on dim alone, and instruction sets with
+// a fused multiply-add agree to the bit. Every op sums with this, so that fused and single ops do.
 class SumOfSquares {
  public:
-  template <int kSlot>
+  static constexpr int64_t kLanes = 64;
+  static constexpr int64_t kBlocks = kLanes / kBlock;
+
+  // Of the block at element i, a multiple of kBlock; kSlot is i / kBlock % kBlocks.
+  template <int64_t kSlot>
   void add(Block block) {
     sums_[2 * kSlot] = at::vec::fmadd(block.low, block.low, sums_[2 * kSlot]);
     sums_[2 * kSlot + 1] = at::vec::fmadd(block.high, block.high, sums_[2 * kSlot + 1]);
   }
 
-  float total() const {
-    const Vec sum = (sums_[0] + sums_[1]) + (sums_[2] + sums_[3]);
-    return at::vec::vec_reduce_all<float>([](Vec& a, Vec& b) { return a + b; }, sum);
+  float total() {
+    for (int64_t vectors = kLanes / kVec; vectors > 1; vectors /= 2) {
+      for (int64_t i = 0; i < vectors / 2; ++i) {
+        sums_[i] = sums_[i] + sums_[i + vectors / 2];
+      }
+    }
+    float lanes[kVec];
+    sums_[0].store(lanes);
+    for (int64_t n = kVec; n > 1; n /= 2) {
+      for (int64_t i = 0; i < n / 2; ++i) {
+        lanes[i] += lanes[i + n / 2];
+      }
+    }
+    return lanes[0];
   }
 
  private:
-  Vec sums_[4] = {Vec(0.0f), Vec(0.0f), Vec(0.0f), Vec(0.0f)};
+  Vec sums_[kLanes / kVec] = {};  // zeros
 };
+
+// load(i) and load(i, n) give the block at element i, and the first n elements of it.
+template <typename Load, int64_t... kSlots>
+inline float sum_of_squares(int64_t dim, Load load,
+                            std::integer_sequence<int64_t, kSlots...> /*all blocks of the lanes*/) {
+  SumOfSquares sum;
+  int64_t i = 0;
+  for (; i + SumOfSquares::kLanes <= dim; i += SumOfSquares::kLanes) {
+    (sum.add<kSlots>(load(i + kSlots * kBlock)), ...);
+  }
+  const auto add_rest = [&](auto slot) {
+    if (i + kBlock <= dim) {
+      sum.add<slot()>(load(i));
+    } else if (i < dim) {
+      sum.add<slot()>(load(i, dim - i));
+    }
+    i += kBlock;
+  };
+  (add_rest(std::integral_constant<int64_t, kSlots>()), ...);
+  return sum.total();
+}
 
 template <typename T>
 inline float sum_of_squares(const T* row, int64_t dim) {
-  SumOfSquares sum;
-  int64_t i = 0;
-  for (; i + 2 * kBlock <= dim; i += 2 * kBlock) {
-    sum.add<0>(load_block(row + i));
-    sum.add<1>(load_block(row + i + kBlock));
-  }
-  if (i + kBlock <= dim) {
-    sum.add<0>(load_block(row + i));
-    i += kBlock;
-  }
-  if (i < dim) {
-    sum.add<1>(load_block(row + i, dim - i));
-  }
-  return sum.total();
+  const auto load = [row](int64_t i, auto... n) { return load_block(row + i, n...); };
+  return sum_of_squares(dim, load, std::make_integer_sequence<int64_t, SumOfSquares::kBlocks>());
 }
 
 }  // namespace

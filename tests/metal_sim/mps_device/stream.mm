@@ -1,0 +1,150 @@
+// PyTorch's MPSDevice and MPSStream over the fake Metal.
+//
+// The declarations are PyTorch's own (ATen/mps/MPSStream.h, MPSDevice.h), so a product compiles and
+// links as it does on macOS.
+#include <ATen/mps/MPSDevice.h>
+#include <ATen/mps/MPSStream.h>
+
+#include <exception>
+#include <string>
+
+#include "../fake_metal/dispatch_queue.h"
+#include "../fake_metal/metal_objects.h"
+#include "../fake_metal/stats.h"
+
+namespace at::mps {
+
+// ---- device -------------------------------------------------------------------------------------
+
+MPSDevice* MPSDevice::_device = nullptr;
+
+MPSDevice::MPSDevice() : _mtl_device(MTLCreateSystemDefaultDevice()) {}
+MPSDevice::~MPSDevice() = default;
+
+MPSDevice* MPSDevice::getInstance() {
+  static MPSDevice* device = _device = new MPSDevice;
+  return device;
+}
+
+bool MPSDevice::isMacOS13Plus(MacOSVersion) const {
+  return true;
+}
+std::string MPSDevice::getName() const {
+  return _mtl_device.name.UTF8String;
+}
+unsigned MPSDevice::getCoreCount() const {
+  return 1;
+}
+
+bool is_available() {
+  return true;
+}
+bool is_macos_13_or_newer(MacOSVersion) {
+  return true;
+}
+bool is_apple_family_or_newer(AppleGPUFamily) {
+  return true;
+}
+
+// ---- stream -------------------------------------------------------------------------------------
+
+MPSStream::MPSStream(Stream stream)
+    : _stream(stream),
+      _commandQueue([MPSDevice::getInstance()->device() newCommandQueue]),
+      _serialQueue(dispatch_queue_create("metal gpu stream", DISPATCH_QUEUE_SERIAL)) {}
+
+MPSStream::~MPSStream() = default;
+
+MTLDevice_t MPSStream::device() const {
+  return MPSDevice::getInstance()->device();
+}
+
+MPSCommandBuffer_t MPSStream::commandBuffer() {
+  if (!_commandBuffer) {
+    @autoreleasepool {
+      _commandBuffer = [[MPSCommandBuffer commandBufferFromCommandQueue:_commandQueue] retain];
+    }
+  }
+  return _commandBuffer;
+}
+
+MTLComputeCommandEncoder_t MPSStream::commandEncoder() {
+  if (!_commandEncoder) {
+    @autoreleasepool {
+      _commandEncoder = [[commandBuffer() computeCommandEncoder] retain];
+    }
+  }
+  return _commandEncoder;
+}
+
+void MPSStream::endKernelCoalescing() {
+  if (!_commandEncoder) return;
+  sim::StreamScope scope;
+  [_commandEncoder endEncoding];
+  [_commandEncoder release];
+  _commandEncoder = nil;
+}
+
+// Runs everything that was encoded. What went wrong in it becomes an exception here.
+void MPSStream::flush() {
+  endKernelCoalescing();
+  if (!_commandBuffer) return;
+  std::string error;
+  {
+    sim::StreamScope scope;
+    @autoreleasepool {
+      [_commandBuffer commit];
+      [_commandBuffer waitUntilCompleted];
+      if (_commandBuffer.error) error = _commandBuffer.error.localizedDescription.UTF8String;
+    }
+  }
+  [_commandBuffer release];
+  _commandBuffer = nil;
+  ++sim::stats().commits;
+  TORCH_CHECK(error.empty(), "simulated Metal: ", error);
+}
+
+void MPSStream::synchronize(SyncType type) {
+  if (type == SyncType::NONE) return;
+  ++sim::stats().synchronizations;
+  if (sim::is_running_on(_serialQueue)) {
+    flush();
+  } else {
+    dispatch_sync_with_rethrow(_serialQueue, ^{
+      flush();
+    });
+  }
+}
+
+void MPSStream::addCompletedHandler(MTLCommandBufferHandler handler) {
+  [commandBuffer() addCompletedHandler:handler];
+}
+
+MPSStream* MPSStreamImpl::_stream = nullptr;
+
+MPSStream* MPSStreamImpl::getInstance() {
+  static MPSStream* stream = _stream =
+      new MPSStream(Stream(Stream::UNSAFE, c10::Device(c10::DeviceType::MPS, 0), /*id=*/0));
+  return stream;
+}
+
+MPSStream* getDefaultMPSStream() {
+  return MPSStreamImpl::getInstance();
+}
+MPSStream* getCurrentMPSStream() {
+  return getDefaultMPSStream();
+}
+
+void dispatch_sync_with_rethrow(dispatch_queue_t queue, void (^block)()) {
+  __block std::exception_ptr failure;
+  dispatch_sync(queue, ^{
+    try {
+      block();
+    } catch (...) {
+      failure = std::current_exception();
+    }
+  });
+  if (failure) std::rethrow_exception(failure);
+}
+
+}  // namespace at::mps

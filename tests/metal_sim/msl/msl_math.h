@@ -1,0 +1,199 @@
+// Math and common functions, for scalars and, element by element, for vectors.
+//
+// Transcendental functions are evaluated in double and rounded once. A GPU's may differ by a few
+// units in the last place; a test that compares with a tolerance does not mind.
+#pragma once
+
+namespace metal {
+
+#define SIM_VECTORIZE_1(name)                           \
+  template <class T, int N>                             \
+  METAL_FUNC vec<T, N> name(const vec<T, N>& a) {       \
+    vec<T, N> result;                                   \
+    for (int i = 0; i < N; ++i) result[i] = name(a[i]); \
+    return result;                                      \
+  }
+#define SIM_VECTORIZE_2(name)                                         \
+  template <class T, int N>                                           \
+  METAL_FUNC vec<T, N> name(const vec<T, N>& a, const vec<T, N>& b) { \
+    vec<T, N> result;                                                 \
+    for (int i = 0; i < N; ++i) result[i] = name(a[i], b[i]);         \
+    return result;                                                    \
+  }
+
+#define SIM_MATH_FUNCTION(name, expression)     \
+  METAL_FUNC float name(float x) {              \
+    return static_cast<float>(expression);      \
+  }                                             \
+  METAL_FUNC half name(half h) {                \
+    return half(name(static_cast<float>(h)));   \
+  }                                             \
+  METAL_FUNC bfloat name(bfloat b) {            \
+    return bfloat(name(static_cast<float>(b))); \
+  }                                             \
+  SIM_VECTORIZE_1(name)
+SIM_MATH_FUNCTION(sqrt, __builtin_sqrtf(x))
+SIM_MATH_FUNCTION(rsqrt, static_cast<double>(1.0f) / __builtin_sqrt(static_cast<double>(x)))
+SIM_MATH_FUNCTION(exp, __builtin_exp(x))
+SIM_MATH_FUNCTION(exp2, __builtin_exp2(x))
+SIM_MATH_FUNCTION(log, __builtin_log(x))
+SIM_MATH_FUNCTION(log2, __builtin_log2(x))
+SIM_MATH_FUNCTION(sin, __builtin_sin(x))
+SIM_MATH_FUNCTION(cos, __builtin_cos(x))
+SIM_MATH_FUNCTION(tanh, __builtin_tanh(x))
+SIM_MATH_FUNCTION(floor, __builtin_floorf(x))
+SIM_MATH_FUNCTION(ceil, __builtin_ceilf(x))
+SIM_MATH_FUNCTION(trunc, __builtin_truncf(x))
+SIM_MATH_FUNCTION(round, __builtin_roundf(x))
+SIM_MATH_FUNCTION(rint, __builtin_rintf(x))
+SIM_MATH_FUNCTION(fabs, __builtin_fabsf(x))
+#undef SIM_MATH_FUNCTION
+
+template <class T, class = std::enable_if_t<sim::is_scalar<T>>>
+METAL_FUNC T abs(T x) {
+  if constexpr (std::is_integral_v<T>) {
+    return x < 0 ? static_cast<T>(-x) : x;
+  } else {
+    return fabs(x);
+  }
+}
+SIM_VECTORIZE_1(abs)
+
+METAL_FUNC float fma(float a, float b, float c) {
+  return __builtin_fmaf(a, b, c);
+}
+METAL_FUNC half fma(half a, half b, half c) {
+  // The product of two halves is exact in double, so one rounding remains, through float.
+  return half(static_cast<float>(static_cast<double>(static_cast<float>(a)) *
+                                     static_cast<double>(static_cast<float>(b)) +
+                                 static_cast<double>(static_cast<float>(c))));
+}
+template <class T, int N>
+METAL_FUNC vec<T, N> fma(const vec<T, N>& a, const vec<T, N>& b, const vec<T, N>& c) {
+  vec<T, N> result;
+  for (int i = 0; i < N; ++i) result[i] = fma(a[i], b[i], c[i]);
+  return result;
+}
+
+METAL_FUNC float pow(float a, float b) {
+  return static_cast<float>(__builtin_pow(static_cast<double>(a), static_cast<double>(b)));
+}
+METAL_FUNC float fmod(float a, float b) {
+  return __builtin_fmodf(a, b);
+}
+METAL_FUNC float copysign(float a, float b) {
+  return __builtin_copysignf(a, b);
+}
+METAL_FUNC bool isnan(float x) {
+  return __builtin_isnan(x);
+}
+METAL_FUNC bool isinf(float x) {
+  return __builtin_isinf(x);
+}
+METAL_FUNC bool isfinite(float x) {
+  return __builtin_isfinite(x);
+}
+
+// For floating point min and max are fmin and fmax: a NaN loses against a number.
+template <class T, class = std::enable_if_t<sim::is_scalar<T>>>
+METAL_FUNC T min(T a, T b) {
+  if constexpr (std::is_integral_v<T>) {
+    return b < a ? b : a;
+  } else {
+    return static_cast<T>(__builtin_fminf(static_cast<float>(a), static_cast<float>(b)));
+  }
+}
+template <class T, class = std::enable_if_t<sim::is_scalar<T>>>
+METAL_FUNC T max(T a, T b) {
+  if constexpr (std::is_integral_v<T>) {
+    return a < b ? b : a;
+  } else {
+    return static_cast<T>(__builtin_fmaxf(static_cast<float>(a), static_cast<float>(b)));
+  }
+}
+SIM_VECTORIZE_2(min)
+SIM_VECTORIZE_2(max)
+METAL_FUNC float fmin(float a, float b) {
+  return min(a, b);
+}
+METAL_FUNC float fmax(float a, float b) {
+  return max(a, b);
+}
+
+template <class T>
+METAL_FUNC T clamp(T value, T low, T high) {
+  return min(max(value, low), high);
+}
+template <class T, class = std::enable_if_t<sim::is_scalar<T>>>
+METAL_FUNC T select(T a, T b, bool condition) {
+  return condition ? b : a;
+}
+template <class T, int N>
+METAL_FUNC vec<T, N> select(const vec<T, N>& a, const vec<T, N>& b, const vec<bool, N>& condition) {
+  vec<T, N> result;
+  for (int i = 0; i < N; ++i) result[i] = condition[i] ? b[i] : a[i];
+  return result;
+}
+template <int N>
+METAL_FUNC bool any(const vec<bool, N>& v) {
+  bool result = false;
+  for (int i = 0; i < N; ++i) result = result || v[i];
+  return result;
+}
+template <int N>
+METAL_FUNC bool all(const vec<bool, N>& v) {
+  bool result = true;
+  for (int i = 0; i < N; ++i) result = result && v[i];
+  return result;
+}
+
+template <class T, int N>
+METAL_FUNC T dot(const vec<T, N>& a, const vec<T, N>& b) {
+  T result = static_cast<T>(a[0] * b[0]);
+  for (int i = 1; i < N; ++i) result = static_cast<T>(result + a[i] * b[i]);
+  return result;
+}
+template <int N>
+METAL_FUNC float length_squared(const vec<float, N>& a) {
+  return dot(a, a);
+}
+
+METAL_FUNC uint popcount(uint x) {
+  return static_cast<uint>(__builtin_popcount(x));
+}
+METAL_FUNC uint clz(uint x) {
+  return x == 0 ? 32u : static_cast<uint>(__builtin_clz(x));
+}
+METAL_FUNC uint ctz(uint x) {
+  return x == 0 ? 32u : static_cast<uint>(__builtin_ctz(x));
+}
+METAL_FUNC uint mulhi(uint a, uint b) {
+  return static_cast<uint>((static_cast<uint64_t>(a) * b) >> 32);
+}
+template <class T>
+METAL_FUNC T divide(T a, T b) {
+  return static_cast<T>(a / b);
+}
+
+namespace precise {
+using metal::cos;
+using metal::divide;
+using metal::exp;
+using metal::exp2;
+using metal::fma;
+using metal::fmax;
+using metal::fmin;
+using metal::log;
+using metal::log2;
+using metal::pow;
+using metal::rsqrt;
+using metal::sin;
+using metal::sqrt;
+using metal::tanh;
+}  // namespace precise
+namespace fast = precise;
+
+#undef SIM_VECTORIZE_1
+#undef SIM_VECTORIZE_2
+
+}  // namespace metal
