@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import sys
 
-import metal_sim.product  # first: the simulated device must be there before anything asks for MPS
+import metal_sim  # first: the simulated device must be there before anything asks for MPS
 import pytest
 
 ON_MAC = sys.platform == "darwin"
@@ -15,7 +15,6 @@ _missing_tool: str | None = None
 if not ON_MAC:
     try:
         metal_sim.enable()
-        metal_sim.product.load()
     except metal_sim.MissingTool as error:
         if os.environ.get("MLXNORM_REQUIRE_TOOLS") == "1":
             raise

@@ -32,7 +32,7 @@ def simulator() -> None:
         if os.environ.get("MLXNORM_REQUIRE_TOOLS") == "1":
             raise
         pytest.skip(str(missing))
-    metal_sim.enable()
+    metal_sim.enable_device()
     metal_sim.build_and_load("metal_sim_selftest", [SELFTEST / "launcher.mm"])
 
 

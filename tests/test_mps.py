@@ -102,9 +102,8 @@ def test_no_object_is_leaked() -> None:
 
 
 KERNEL_CHOICE = """
-import torch, metal_sim.product
+import torch, metal_sim
 metal_sim.enable()
-metal_sim.product.load()
 from torch_mlxnorm import rms_norm
 x = torch.arange(200.0).view(2, 100).to("mps")
 print(rms_norm(x, None).cpu().view(torch.int32).sum().item())

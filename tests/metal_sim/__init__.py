@@ -4,8 +4,7 @@
     import metal_sim
 
     metal_sim.enable()
-    library = metal_sim.build_and_load("product", sources=[...], include_dirs=[...])
-    torch.ops.product.op(x.to("mps")).cpu()
+    torch_mlxnorm.rms_norm(x.to("mps"), None).cpu()
 
 Errors that a kernel or its dispatch makes are raised as `RuntimeError` whose text starts with
 "simulated Metal:", at the next synchronization (`.cpu()`, `torch.mps.synchronize()`, ...).
@@ -37,6 +36,7 @@ __all__ = [
     "build_and_load",
     "check_tools",
     "enable",
+    "enable_device",
     "is_enabled",
     "live_objects",
     "reset_stats",
@@ -65,10 +65,18 @@ def is_enabled() -> bool:
 
 
 def enable() -> None:
-    """Build what is stale, load the simulator and register the "mps" device. Idempotent.
+    """Build what is stale, register the "mps" device and torch_mlxnorm's kernels. Idempotent.
 
     Call it right after `import torch`: PyTorch remembers answers about devices.
     """
+    from . import product
+
+    enable_device()
+    product.load()
+
+
+def enable_device() -> None:
+    """The same without torch_mlxnorm: for Metal code of other extensions (`build_and_load`)."""
     global _library
     if _library is not None:
         return
@@ -128,7 +136,7 @@ def build_and_load(
     )
     path = build(target)
     if load:
-        enable()
+        enable_device()
         torch.ops.load_library(str(path))
     return path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import runpy
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from . import build_and_load, toolchain
 ROOT = toolchain.REPOSITORY
 
 
+@functools.cache
 def load() -> Path:
     """Embed the shaders, build csrc/mps/ unchanged and register its kernels."""
     generated = toolchain.cache_dir() / "generated"
