@@ -40,12 +40,16 @@ void rms_norm(const RmsNormArguments& a, int64_t begin, int64_t end) {
     const float mean = sum_of_squares(x, dim) / float(dim);
     const Scale<T, W, kCasting> scale{static_cast<const W*>(a.weight),
                                       Vec(1.0f / std::sqrt(mean + a.eps)), Vec(a.weight_offset)};
-    // A row to come is fetched while this one, already in the cache, is scaled.
+    // Rows to come are fetched while this one, already in the cache, is scaled.
     const int64_t later = std::min(row + rows_ahead, end - 1);
-    const T* fetched = static_cast<const T*>(a.x) + row_offset(a.x_rows, uint64_t(later));
+    const T* fetched_x = static_cast<const T*>(a.x) + row_offset(a.x_rows, uint64_t(later));
+    const T* fetched_out = static_cast<const T*>(a.out) + later * dim;
     int64_t i = 0;
     for (; i + kBlock <= dim; i += kBlock) {
-      prefetch_block(fetched + i);
+      prefetch_block(fetched_x + i);
+      if constexpr (!kStreaming) {
+        prefetch_block</*kForWriting=*/true>(fetched_out + i);
+      }
       store_block<kStreaming>(out + i, scale.apply(load_block(x + i), i));
     }
     if (i < dim) {

@@ -53,11 +53,11 @@ inline int64_t prefetch_distance(int64_t dim) {
   return std::max<int64_t>(1, kBytes / int64_t(dim * sizeof(T)));
 }
 
-template <typename T>
+template <bool kForWriting = false, typename T>
 inline void prefetch_block(const T* p) {
   constexpr int64_t kLine = 64 / sizeof(T);
   for (int64_t i = 0; i < kBlock; i += kLine) {
-    __builtin_prefetch(p + i);
+    __builtin_prefetch(p + i, kForWriting);
   }
 }
 
@@ -149,14 +149,8 @@ class SumOfSquares {
         sums_[i] = sums_[i] + sums_[i + vectors / 2];
       }
     }
-    float lanes[kVec];
-    sums_[0].store(lanes);
-    for (int64_t n = kVec; n > 1; n /= 2) {
-      for (int64_t i = 0; i < n / 2; ++i) {
-        lanes[i] += lanes[i + n / 2];
-      }
-    }
-    return lanes[0];
+    // Folds in halves, too.
+    return at::vec::vec_reduce_all<float>([](Vec& a, Vec& b) { return a + b; }, sums_[0]);
   }
 
  private:
