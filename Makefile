@@ -13,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 NATIVE := $(shell find csrc shaders -name '*.[hc]*' -o -name '*.m[me]*')
 FORMATTED := $(shell find csrc shaders tests -regex '.*\.\(h\|cpp\|mm\|metal\)')
-PYTHON_FILES := setup.py torch_mlxnorm tests benchmarks csrc
+PYTHON_FILES := setup.py torch_mlxnorm tests benchmarks csrc tools
 
 .PHONY: demo test bench lint format build system clean
 

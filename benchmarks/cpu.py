@@ -16,36 +16,13 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from timing import Times, keep_freed_memory, stolen, time_interleaved
-from torch import Tensor
+from against_pytorch import time_against_pytorch
+from timing import keep_freed_memory, stolen, time_interleaved
 
 import torch_mlxnorm
 
 SHAPES = [(1, 2816), (16, 2816), (512, 2816), (2048, 2816), (4096, 4096), (65536, 128)]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-
-
-def compiled_rms_norm(dim: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    def into(x: Tensor, weight: Tensor, out: Tensor) -> Tensor:
-        return out.copy_(F.rms_norm(x, (dim,), weight, 1e-6))
-
-    torch._dynamo.reset()  # no shape pays for the guards of the others
-    return torch.compile(into, fullgraph=True, dynamic=False)
-
-
-def against_pytorch(rows: int, dim: int, dtype: torch.dtype) -> Times:
-    x, weight = torch.randn(rows, dim).to(dtype), torch.randn(dim).to(dtype)
-    out = torch.empty_like(x)
-    compiled = compiled_rms_norm(dim)
-    op = torch.ops.mlxnorm.rms_norm.out
-    return time_interleaved(
-        {
-            "ours": lambda: op(x, weight, out=out),
-            "eager": lambda: F.rms_norm(x, (dim,), weight, 1e-6),
-            "compiled": lambda: compiled(x, weight, out),
-            "copy": lambda: out.copy_(x),
-        }
-    )
 
 
 def overhead() -> None:
@@ -111,7 +88,8 @@ def main() -> None:
     )
     for rows, dim in SHAPES:
         for dtype in DTYPES:
-            times = against_pytorch(rows, dim, dtype)
+            x, weight = torch.randn(rows, dim).to(dtype), torch.randn(dim).to(dtype)
+            times = time_against_pytorch(x, weight, 1e-6)
             print(
                 f"{rows:6} {dim:5} {str(dtype)[6:]:9} {times.median('ours') * 1e6:8.1f}us "
                 f"{times.speedup('ours', over='eager'):6.2f}x "

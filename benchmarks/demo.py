@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from timing import Times, keep_freed_memory, time_interleaved
+from timing import keep_freed_memory
 from torch import Tensor
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -43,31 +41,6 @@ def activations(rows: int, dim: int, dtype: torch.dtype) -> Tensor:
     return (torch.randn(rows, dim, generator=generator) * channels).to(dtype)
 
 
-def compiled_rms_norm(dim: int, eps: float) -> Callable[[Tensor, Tensor | None, Tensor], Tensor]:
-    torch._dynamo.reset()  # no shape pays for the guards of the others
-
-    def into(x: Tensor, weight: Tensor | None, out: Tensor) -> Tensor:
-        return out.copy_(F.rms_norm(x, (dim,), weight, eps))
-
-    return torch.compile(into, fullgraph=True, dynamic=False)
-
-
-def time_norm(x: Tensor, weight: Tensor | None, eps: float, casting_mode: str) -> Times:
-    dim, out = x.shape[-1], torch.empty_like(x)
-    compiled = compiled_rms_norm(dim, eps)
-    op = torch.ops.mlxnorm.rms_norm.out
-    return time_interleaved(
-        {
-            "ours": lambda: op(x, weight, eps, casting_mode=casting_mode, out=out),
-            "eager": lambda: F.rms_norm(x, (dim,), weight, eps),
-            "compiled": lambda: compiled(x, weight, out),
-            "copy": lambda: out.copy_(x),
-        },
-        device=x.device.type,
-        turns=7,
-    )
-
-
 @torch.inference_mode()
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -79,6 +52,7 @@ def main() -> int:
     torch.set_num_threads(arguments.threads)
     device = select_device(wanted)
 
+    from against_pytorch import time_against_pytorch
     from shapes import NORMS, PHASES
 
     from torch_mlxnorm import reference, rms_norm
@@ -109,7 +83,7 @@ def main() -> int:
                 f"{str(dtype)[6:]:9}{error:10.1e}"
             )
             if wanted != "sim":
-                times = time_norm(x, weight, norm.eps, norm.casting_mode)
+                times = time_against_pytorch(x, weight, norm.eps, norm.casting_mode, turns=7)
                 line += (
                     f"{times.median('ours') * 1e6:9.1f}us"
                     f"{times.speedup('ours', over='eager'):11.2f}x"

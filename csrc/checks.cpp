@@ -37,6 +37,12 @@ void check_activation(const char* op, const Argument& x) {
                   " must have a last dimension of at least 1, got shape ", x.tensor.sym_sizes());
 }
 
+void check_max_dim(const char* op, const Argument& x, int64_t max_dim) {
+  TORCH_CHECK(x.tensor.size(-1) <= max_dim, op, ": ", x.name,
+              " must have a last dimension of at most ", max_dim, " on ", x.tensor.device(),
+              ", got ", x.tensor.size(-1));
+}
+
 void check_weight(const char* op, const char* name, const std::optional<at::Tensor>& weight,
                   const Argument& x) {
   if (!weight.has_value()) {

@@ -22,6 +22,9 @@ struct Argument {
 // x: float32, float16 or bfloat16, [..., dim] with dim > 0.
 void check_activation(const char* op, const Argument& x);
 
+// x's last dimension: no longer than the kernels of a device can count.
+void check_max_dim(const char* op, const Argument& x, int64_t max_dim);
+
 // weight: None, or [dim] on x's device with x's dtype or float32.
 void check_weight(const char* op, const char* name, const std::optional<at::Tensor>& weight,
                   const Argument& x);

@@ -58,6 +58,17 @@ def test_encodes_one_dispatch_and_nothing_else() -> None:
         assert stats[cached] == 0, cached
 
 
+def test_a_row_that_the_kernels_cannot_count_is_an_error() -> None:
+    x = torch.empty(2**31 + 1, dtype=torch.float16, device="mps")  # lazily mapped
+    metal_sim.reset_stats()
+    expected = "x must have a last dimension of at most 2147483648 on mps:0, got 2147483649"
+    with pytest.raises(RuntimeError, match=f"mlxnorm::rms_norm: {expected}"):
+        rms_norm(x, None)
+    with pytest.raises(RuntimeError, match=expected):
+        rms_norm(x, None, out=x)
+    assert metal_sim.stats()["buffers"] == metal_sim.stats()["dispatches"] == 0
+
+
 def test_no_rows_encode_nothing() -> None:
     metal_sim.reset_stats()
     rms_norm(torch.empty(0, 64, device="mps"), None)

@@ -338,11 +338,15 @@ ERRORS: dict[str, tuple[type[Exception], str, Callable[[str], object]]] = {
 }
 
 
-@pytest.mark.parametrize("case", ERRORS)
-@pytest.mark.parametrize("where", ["cpu", "mps", "meta"])
-def test_errors(request: pytest.FixtureRequest, where: str, case: str) -> None:
-    if where == "mps":
+@pytest.fixture(params=["cpu", "mps", "meta"])
+def where(request: pytest.FixtureRequest) -> str:
+    if request.param == "mps":
         request.getfixturevalue("mps")
+    return request.param
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_errors(where: str, case: str) -> None:
     error, text, call = ERRORS[case]
     with pytest.raises(error) as raised:
         call(where)
@@ -382,9 +386,9 @@ def test_error_for_overlap(device: str) -> None:
 NO_BACKWARD = "mlxnorm::rms_norm: inference only, it has no backward"
 
 
-def test_backward_raises(device: str) -> None:
-    x = randn(2, 8, dtype=torch.float32, device=device)
-    weight = torch.ones(8, device=device, requires_grad=True)
+def test_backward_raises(where: str) -> None:
+    x = randn(2, 8, dtype=torch.float32, device=where)
+    weight = torch.ones(8, device=where, requires_grad=True)
     for out in (rms_norm(x.clone().requires_grad_(), None), rms_norm(x, weight)):
         assert out.requires_grad
         with pytest.raises(NotImplementedError, match=NO_BACKWARD):
@@ -396,9 +400,9 @@ def test_backward_raises(device: str) -> None:
     assert not rms_norm(x, None).requires_grad
 
 
-def test_out_does_not_lose_a_gradient(device: str) -> None:
-    x = randn(2, 8, dtype=torch.float32, device=device)
-    weight = torch.ones(8, device=device, requires_grad=True)
+def test_out_does_not_lose_a_gradient(where: str) -> None:
+    x = randn(2, 8, dtype=torch.float32, device=where)
+    weight = torch.ones(8, device=where, requires_grad=True)
     out = torch.empty_like(x)
     calls: list[Callable[[], object]] = [
         lambda: rms_norm(x.clone().requires_grad_(), None, out=out),

@@ -16,8 +16,6 @@ void run(const at::Tensor& x, const std::optional<at::Tensor>& weight,
   if (x.numel() == 0) {
     return;
   }
-  TORCH_CHECK(x.size(-1) <= kMaxDim, "mlxnorm::rms_norm: x must have at most ", kMaxDim,
-              " elements in its last dimension on MPS, got ", x.size(-1));
   // Copies, where needed at all, are encoded before ours.
   const Rows rows = rows_of(x);
   const auto contiguous_weight = contiguous_or_none(weight);
@@ -56,6 +54,7 @@ void run(const at::Tensor& x, const std::optional<at::Tensor>& weight,
 at::Tensor rms_norm(const at::Tensor& x, const std::optional<at::Tensor>& weight, double eps,
                     double weight_offset, std::string_view casting_mode) {
   const RmsNormOptions options = check_rms_norm(x, weight, eps, weight_offset, casting_mode);
+  check_max_dim("mlxnorm::rms_norm", {"x", x}, kMaxDim);
   at::Tensor out = at::empty(x.sizes(), x.options());
   run(x, weight, options, out);
   return out;
@@ -63,7 +62,10 @@ at::Tensor rms_norm(const at::Tensor& x, const std::optional<at::Tensor>& weight
 
 void rms_norm_out(const at::Tensor& x, const std::optional<at::Tensor>& weight, double eps,
                   double weight_offset, std::string_view casting_mode, at::Tensor& out) {
-  run(x, weight, check_rms_norm_out(x, weight, eps, weight_offset, casting_mode, out), out);
+  const RmsNormOptions options =
+      check_rms_norm_out(x, weight, eps, weight_offset, casting_mode, out);
+  check_max_dim("mlxnorm::rms_norm", {"x", x}, kMaxDim);
+  run(x, weight, options, out);
 }
 
 }  // namespace
