@@ -32,7 +32,7 @@ def device(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def mps() -> str:
     """The MPS device, of a Mac or simulated."""
     if _missing_tool:
@@ -42,7 +42,7 @@ def mps() -> str:
     return "mps"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def simulated_mps(mps: str) -> str:
     """The simulated MPS device, for what only a simulator can show."""
     if ON_MAC:

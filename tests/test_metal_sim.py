@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
+import runpy
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
+import metal_sim
 import pytest
 import torch
+from metal_sim.translator import cpp_backend, msl
 
 TESTS = Path(__file__).resolve().parent
-sys.path.insert(0, str(TESTS))
-
-import metal_sim  # noqa: E402
-from metal_sim.translator import cpp_backend, msl  # noqa: E402
-
 SELFTEST = TESTS / "metal_sim" / "selftest"
 SIMD_WIDTH = 32
 
@@ -25,14 +22,7 @@ FLOAT, INT, UINT, BOOL = 3, 29, 33, 53
 
 
 @pytest.fixture(scope="module", autouse=True)
-def simulator() -> None:
-    try:
-        metal_sim.check_tools()
-    except metal_sim.MissingTool as missing:
-        if os.environ.get("MLXNORM_REQUIRE_TOOLS") == "1":
-            raise
-        pytest.skip(str(missing))
-    metal_sim.enable_device()
+def simulator(simulated_mps: str) -> None:
     metal_sim.build_and_load("metal_sim_selftest", [SELFTEST / "launcher.mm"])
 
 
@@ -43,21 +33,10 @@ def nothing_left_to_run(simulator: None):
     torch.mps.synchronize()
 
 
-def source_of(name: str) -> str:
-    """A shader as a product embeds it: one string whose #line markers name the files."""
-    lines = [f'#line 1 "selftest/{name}"']
-    for number, line in enumerate((SELFTEST / name).read_text().splitlines(), 1):
-        if line.startswith('#include "'):
-            header = line.split('"')[1]
-            lines += [f'#line 1 "selftest/{header}"', (SELFTEST / header).read_text()]
-            lines.append(f'#line {number + 1} "selftest/{name}"')
-        elif line != "#pragma once":
-            lines.append(line)
-    return "\n".join(lines).replace("#pragma once", "")
-
-
-BUGS = source_of("bugs.metal")
-POSITIVE = source_of("positive.metal")
+flatten = runpy.run_path(str(TESTS.parent / "csrc/mps/embed_shaders.py"))["flatten"]
+# Shaders as the product embeds them.
+BUGS = flatten(SELFTEST / "bugs.metal")
+POSITIVE = flatten(SELFTEST / "positive.metal")
 
 
 def bug_line(kernel: str) -> int:
@@ -404,7 +383,6 @@ def test_unsupported_source_is_an_error_with_its_place(text: str, message: str) 
 
 
 def test_translation_keeps_lines() -> None:
-    text = source_of("bugs.metal")
     preprocessed = msl.preprocess(SELFTEST / "bugs.metal", [metal_sim.toolchain.compiler()])
     generated = cpp_backend.generate(msl.parse(preprocessed))
     before = preprocessed.splitlines()
@@ -413,7 +391,7 @@ def test_translation_keeps_lines() -> None:
     for offset, line in enumerate(before):
         if "BUG" not in line and line.strip().startswith("y[i] ="):
             assert after[start + offset] == line
-    assert text.count("BUG") > 10
+    assert BUGS.count("BUG") > 10
 
 
 def test_adjacent_strings_and_both_kernel_spellings() -> None:

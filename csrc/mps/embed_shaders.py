@@ -41,7 +41,7 @@ def flatten(path: Path, included: set[Path] | None = None) -> str:
     diagnostics name the file they come from. System includes stay."""
     included = set() if included is None else included
     included.add(path.resolve())
-    name = f"shaders/{path.name}"
+    name = f"{path.parent.name}/{path.name}"
     lines = [f'#line 1 "{name}"']
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         include = _OWN_INCLUDE.match(line)
