@@ -57,11 +57,12 @@ def main() -> int:
 
     from torch_mlxnorm import reference, rms_norm
 
-    where = "simulated Metal, executed on the CPU: no times" if wanted == "sim" else device
-    print(f"torch {torch.__version__}, {where}, {arguments.threads} thread(s), times with out=")
+    timed = wanted != "sim"
+    where = f"{device}, {arguments.threads} thread(s), times with out=, speed-up over"
+    print(f"torch {torch.__version__}, {where if timed else 'simulated Metal, not timed'}")
     print(
-        f"{'model, norm':37} {'phase':8} {'shape':>10} {'dtype':9}{'max error':>10}"
-        f"{'time':>11}{'F.rms_norm':>12}{'compiled':>10}{'of copy':>9}"
+        f"{'op':8} {'model, norm':37} {'phase':8} {'shape':>10} {'dtype':9}{'max error':>10}"
+        + (f"{'time':>11}{'F.rms_norm':>12}{'compiled':>10}{'of copy':>9}" if timed else "")
     )
     failed = 0
     for norm in NORMS:
@@ -79,10 +80,10 @@ def main() -> int:
             failed += not ok
 
             line = (
-                f"{norm.model + ', ' + norm.name:37} {phase:8} {rows:>5}x{norm.dim:<4} "
+                f"rms_norm {norm.model + ', ' + norm.name:37} {phase:8} {rows:>5}x{norm.dim:<4} "
                 f"{str(dtype)[6:]:9}{error:10.1e}"
             )
-            if wanted != "sim":
+            if timed:
                 times = time_against_pytorch(x, weight, norm.eps, norm.casting_mode, turns=7)
                 line += (
                     f"{times.median('ours') * 1e6:9.1f}us"
