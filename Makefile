@@ -45,7 +45,7 @@ system:
 $(VENV)/.python: pyproject.toml
 	tools/install-debian-packages --python
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	# PyTorch first and pinned: a plain `torch` would bring gigabytes of CUDA to Linux.
+	# PyTorch first and pinned: the extension is compiled against it, without build isolation.
 	$(BIN)/pip install --quiet "$(TORCH)" "setuptools>=77"
 	$(BIN)/pip install --quiet $$($(BIN)/python tools/extras.py test lint)
 	touch $@

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import runpy
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -57,10 +58,8 @@ class BuildExtension(cpp_extension.BuildExtension):
     def build_extension(self, extension: cpp_extension.CppExtension) -> None:
         generated = Path(self.build_temp) / "generated"
         if MACOS:
-            sys.path.insert(0, str(ROOT / "csrc/mps"))
-            from embed_shaders import embed
-
-            embed(ROOT / "shaders", generated / "embedded_shaders.h")
+            embed_shaders = runpy.run_path(str(ROOT / "csrc/mps/embed_shaders.py"))
+            embed_shaders["embed"](ROOT / "shaders", generated / "embedded_shaders.h")
             extension.include_dirs.append(str(generated))
         extension.extra_objects = self.isa_objects()
         super().build_extension(extension)
@@ -70,7 +69,9 @@ class BuildExtension(cpp_extension.BuildExtension):
         directory.mkdir(parents=True, exist_ok=True)
         compiler = os.environ.get("CXX", "c++").split()
         includes = [f"-isystem{path}" for path in cpp_extension.include_paths()]
-        dependencies = files("csrc/cpu/isa/*", "csrc/cpu/kernels.h", "csrc/types.h", "shaders/*.h")
+        dependencies = files(
+            "csrc/cpu/isa/*", "csrc/cpu/*.h", "csrc/*.h", "shaders/*.h", "setup.py"
+        )
         newest = max(os.path.getmtime(path) for path in dependencies)
         objects, commands = [], []
         for source in files("csrc/cpu/isa/*.cpp"):

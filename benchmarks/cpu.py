@@ -34,9 +34,13 @@ def overhead() -> None:
         {
             "torch.ops.mlxnorm.rms_norm": lambda: op(x, weight),
             "torch.ops.mlxnorm.rms_norm.default": lambda: op.default(x, weight),
+            "torch.ops.mlxnorm.rms_norm(out=)": lambda: op(x, weight, out=out),
             "torch.ops.mlxnorm.rms_norm.out": lambda: op.out(x, weight, out=out),
             "torch_mlxnorm.rms_norm": lambda: torch_mlxnorm.rms_norm(x, weight),
             "torch_mlxnorm.rms_norm(out=)": lambda: torch_mlxnorm.rms_norm(x, weight, out=out),
+            'torch_mlxnorm.rms_norm("llama")': lambda: torch_mlxnorm.rms_norm(
+                x, weight, casting_mode="llama"
+            ),
             "F.layer_norm": lambda: F.layer_norm(x, (dim,), weight),
             "F.rms_norm": lambda: F.rms_norm(x, (dim,), weight, 1e-6),
         },

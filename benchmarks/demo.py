@@ -52,6 +52,7 @@ def main() -> int:
     torch.set_num_threads(arguments.threads)
     device = select_device(wanted)
 
+    # After the device is there: PyTorch remembers its answers about devices.
     from against_pytorch import time_against_pytorch
     from shapes import NORMS, PHASES
 

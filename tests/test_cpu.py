@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import platform
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from oracle import assert_matches
 
 import torch_mlxnorm
+from torch_mlxnorm import reference
 
 CHECK = """
 import hashlib
@@ -106,3 +111,52 @@ def test_a_shared_inline_function_is_found(tmp_path: Path) -> None:
     compiler = os.environ.get("CXX", "c++").split()
     subprocess.run([*compiler, "-c", source, "-o", tmp_path / "planted.o"], check=True)
     assert foreign_weak_symbols(tmp_path / "planted.o", "AVX2") == ["_Z6sharedi"]
+
+
+HARNESS = """
+#include "csrc/cpu/kernels.h"
+
+using namespace mlxnorm;
+
+extern "C" void rms_norm(const float* x, float* out, int64_t rows, int64_t dim) {
+  const cpu::RmsNormArguments arguments{x, nullptr, out, {dim, 0, 0, 1, 1}, dim, 1e-6f, -0.0f};
+  cpu::AVX2::rms_norm_kernel(DType::float32, WeightType::none, CastingMode::gemma, false)(
+      arguments, 0, rows);
+}
+"""
+
+
+@pytest.mark.skipif("AVX2" not in SETS, reason="of x86-64")
+def test_vectors_that_do_not_start_at_zero(tmp_path: Path) -> None:
+    """PyTorch 2.8's Vectorized<float>() leaves the lanes undefined; later ones are zero. Built with
+    the constructor of 2.8, and with undefined variables filled so that they show."""
+    if capability() == "DEFAULT":
+        pytest.skip("this processor has no AVX2")
+    root = Path(__file__).parents[1]
+    headers = Path(torch.__file__).parent / "include/ATen/cpu/vec"
+    shutil.copytree(headers, tmp_path / "ATen/cpu/vec")
+    vectors = tmp_path / "ATen/cpu/vec/vec256/vec256_float.h"
+    text, replaced = re.subn(
+        r"Vectorized\(\) \{\s*values = _mm256_setzero_ps\(\);\s*\}",
+        "Vectorized() {}",
+        vectors.read_text(),
+    )
+    assert replaced == 1 or "Vectorized() {}" in text
+    vectors.write_text(text)
+    (tmp_path / "harness.cpp").write_text(HARNESS)
+
+    torch_root = Path(torch.__file__).parent
+    command = [*os.environ.get("CXX", "c++").split(), "-O1", "-std=c++20", "-shared", "-fPIC", "-w"]
+    command += ["-ftrivial-auto-var-init=pattern", "-mavx2", "-mfma", "-mf16c"]
+    command += ["-DCPU_CAPABILITY=AVX2", "-DCPU_CAPABILITY_AVX2"]
+    command += [f"-I{tmp_path}", f"-I{root}", f"-isystem{torch_root / 'include'}"]
+    command += [str(tmp_path / "harness.cpp"), str(root / "csrc/cpu/isa/rms_norm.cpp")]
+    command += [f"-L{torch_root / 'lib'}", "-lc10", "-ltorch_cpu", "-o", str(tmp_path / "old.so")]
+    subprocess.run(command, check=True)
+
+    x = torch.randn(3, 100)
+    out = torch.empty_like(x)
+    rms_norm = ctypes.CDLL(str(tmp_path / "old.so")).rms_norm
+    rms_norm.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
+    rms_norm(x.data_ptr(), out.data_ptr(), 3, 100)
+    assert_matches(out, reference.rms_norm(x, None))

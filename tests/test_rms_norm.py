@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -228,7 +229,12 @@ HUGE = 2**32 + 4096
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=type_id)
 def test_offsets_past_32_bits(device: str, dtype: torch.dtype) -> None:
-    storage = torch.empty(HUGE, dtype=dtype, device=device)
+    try:
+        storage = torch.empty(HUGE, dtype=dtype, device=device)
+    except RuntimeError as error:
+        if sys.platform != "darwin":
+            raise
+        pytest.skip(f"this Mac refuses a buffer of that size: {error}")
     rows = randn(3, 96, dtype=dtype, device=device)
     weight = randn(96, dtype=dtype, device=device, seed=1)
     expected = rms_norm(rows, weight)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import runpy
 from pathlib import Path
 
 from . import Source
@@ -16,12 +16,8 @@ ISA_DEFINES = ("CPU_CAPABILITY=DEFAULT", "CPU_CAPABILITY_DEFAULT")
 
 def product_sources(generated: Path) -> list[Source]:
     """Everything that goes into torch_mlxnorm/_C; writes generated headers into `generated`."""
-    sys.path.insert(0, str(CSRC / "mps"))
-    try:
-        from embed_shaders import embed
-    finally:
-        sys.path.pop(0)
-    embed(ROOT / "shaders", generated / "embedded_shaders.h")
+    embed_shaders = runpy.run_path(str(CSRC / "mps/embed_shaders.py"))
+    embed_shaders["embed"](ROOT / "shaders", generated / "embedded_shaders.h")
     isa = CSRC / "cpu" / "isa"
     return [
         Source(

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <type_traits>
 #include <utility>
 
@@ -136,6 +137,9 @@ class SumOfSquares {
   static constexpr int64_t kLanes = 64;
   static constexpr int64_t kBlocks = kLanes / kBlock;
 
+  // PyTorch 2.8's Vectorized() leaves its lanes undefined.
+  SumOfSquares() { std::fill(std::begin(sums_), std::end(sums_), Vec(0.0f)); }
+
   // Of the block at element i, a multiple of kBlock; kSlot is i / kBlock % kBlocks.
   template <int64_t kSlot>
   void add(Block block) {
@@ -154,7 +158,7 @@ class SumOfSquares {
   }
 
  private:
-  Vec sums_[kLanes / kVec] = {};  // zeros
+  Vec sums_[kLanes / kVec];
 };
 
 // load(i) and load(i, n) give the block at element i, and the first n elements of it.
