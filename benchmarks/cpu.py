@@ -51,6 +51,9 @@ def overhead() -> None:
         print(f"  {name:36} {times.median(name) * 1e6:7.2f} us")
 
 
+TURNS = 150
+
+
 def scaling() -> None:
     """In single calls with pauses between: two busy threads soon use up what a shared machine
     grants. A copy beside it shows what the memory of the machine allows."""
@@ -63,13 +66,13 @@ def scaling() -> None:
         def seconds(threads: int, call: Callable[[], object] = call) -> float:
             torch.set_num_threads(threads)
             time.sleep(0.02)
-            op(x[:64], None, out=out[:64])  # starts the threads
+            call()  # a thread that slept wakes on the core of the one that woke it, then moves
             start = time.perf_counter()
             call()
             return time.perf_counter() - start
 
         ratios: list[float] = []
-        for _ in range(400):
+        for _ in range(TURNS):
             before = stolen()
             ratio = seconds(1) / seconds(2)
             if stolen() == before:
@@ -78,7 +81,7 @@ def scaling() -> None:
         quartiles = statistics.quantiles(ratios, n=4)
         print(
             f"  {name:9} {quartiles[1]:.2f}x (quartiles {quartiles[0]:.2f} to {quartiles[2]:.2f}, "
-            f"{len(ratios)} of 400 turns undisturbed)"
+            f"{len(ratios)} of {TURNS} turns undisturbed)"
         )
 
 
