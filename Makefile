@@ -1,6 +1,6 @@
-# make demo    check and time rms_norm on the shapes of public models (DEVICE=cpu|mps|sim)
+# make demo    check and time every op on the shapes of public models (DEVICE=cpu|mps|sim)
 # make test    the whole test suite
-# make bench   rms_norm on the CPU against PyTorch
+# make bench   every op on the CPU against PyTorch
 # make lint    ruff and clang-format; `make format` mends what they find
 #
 # Each sets up what it needs: .venv, PyTorch, Debian packages where it may, the extension.

@@ -18,6 +18,8 @@ MACOS = sys.platform == "darwin"
 MACOS_DEPLOYMENT_TARGET = "14.0"  # bfloat needs Metal 3.1
 
 CXX_FLAGS = ["-O3", "-std=c++20", "-fvisibility=hidden", "-Wall"]
+# Contracted differently in two ops, a * b + c would give them different bits.
+ISA_CXX_FLAGS = [*CXX_FLAGS, "-ffp-contract=off"]
 
 # csrc/cpu/isa is compiled once for each, as PyTorch compiles its own CPU kernels. On arm64 the
 # default already has vectors (NEON).
@@ -70,7 +72,7 @@ class BuildExtension(cpp_extension.BuildExtension):
         compiler = os.environ.get("CXX", "c++").split()
         includes = [f"-isystem{path}" for path in cpp_extension.include_paths()]
         dependencies = files(
-            "csrc/cpu/isa/*", "csrc/cpu/*.h", "csrc/*.h", "shaders/*.h", "setup.py"
+            "csrc/cpu/isa/*.h", "csrc/cpu/*.h", "csrc/types.h", "shaders/**/*.h", "setup.py"
         )
         newest = max(os.path.getmtime(path) for path in dependencies)
         objects, commands = [], []
@@ -83,7 +85,7 @@ class BuildExtension(cpp_extension.BuildExtension):
                 defines = [f"-DCPU_CAPABILITY={isa}", f"-DCPU_CAPABILITY_{isa}"]
                 quiet = ["-Wno-psabi", "-Wno-uninitialized"]  # of the intrinsics headers
                 commands.append(
-                    [*compiler, *CXX_FLAGS, *quiet, "-fPIC", *flags, *defines, *includes]
+                    [*compiler, *ISA_CXX_FLAGS, *quiet, "-fPIC", *flags, *defines, *includes]
                     + ["-c", source, "-o", str(target)]
                 )
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -91,7 +93,7 @@ class BuildExtension(cpp_extension.BuildExtension):
         return objects
 
 
-sources = files("csrc/*.cpp", "csrc/cpu/*.cpp", "csrc/meta/*.cpp")
+sources = files("csrc/*.cpp", "csrc/cpu/*.cpp", "csrc/meta/*.cpp", "csrc/python/*.cpp")
 openmp_compile, openmp_link = openmp()
 cxx_flags = [*CXX_FLAGS, *openmp_compile]
 link_flags = [*openmp_link]
@@ -106,13 +108,10 @@ setup(
         cpp_extension.CppExtension(
             "torch_mlxnorm._C",
             sources,
-            depends=files("csrc/**/*.h", "shaders/*"),
-            # Nothing of Python is used: one library serves every version of it.
-            py_limited_api=True,
+            depends=files("csrc/**/*.h", "shaders/**/*"),
             extra_compile_args={"cxx": cxx_flags},
             extra_link_args=link_flags,
         )
     ],
-    cmdclass={"build_ext": BuildExtension.with_options(use_ninja=True, no_python_abi_suffix=True)},
-    options={"bdist_wheel": {"py_limited_api": "cp310"}},
+    cmdclass={"build_ext": BuildExtension.with_options(use_ninja=True)},
 )

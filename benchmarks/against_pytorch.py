@@ -1,45 +1,145 @@
-"""rms_norm and what PyTorch offers instead, timed in one run."""
+"""An op and what PyTorch offers instead, timed in one run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
+from compositions import COMPOSITIONS
 from timing import Times, time_interleaved
 from torch import Tensor
 
 import torch_mlxnorm
 
-
-def compiled_rms_norm(dim: int, eps: float) -> Callable[[Tensor, Tensor | None, Tensor], Tensor]:
-    """Compiled PyTorch with an `out`: Inductor fuses the copy into the one kernel."""
-    torch._dynamo.reset()  # no shape pays for the guards of the others
-
-    def into(x: Tensor, weight: Tensor | None, out: Tensor) -> Tensor:
-        return out.copy_(F.rms_norm(x, (dim,), weight, eps))
-
-    return torch.compile(into, fullgraph=True, dynamic=False)
+TOP_K = 8  # experts a token
 
 
-def time_against_pytorch(
-    x: Tensor,
-    weight: Tensor | None,
-    eps: float,
-    casting_mode: torch_mlxnorm.CastingMode = "gemma",
-    turns: int = 15,
-) -> Times:
-    """Of "ours" (`.out`), "eager" (which has no out), "compiled" and "copy"."""
-    dim, out = x.shape[-1], torch.empty_like(x)
-    compiled = compiled_rms_norm(dim, eps)
-    op = torch.ops.mlxnorm.rms_norm.out
+def activations(shape: list[int], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    """Like a residual stream: most channels near 1, a few larger by orders of magnitude."""
+    channels = torch.exp(torch.randn(shape[-1], generator=generator))
+    return (torch.randn(shape, generator=generator) * channels).to(dtype)
+
+
+def as_tuple(results: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (results,) if isinstance(results, Tensor) else results
+
+
+class Case:
+    """An op with inputs to call it with, and the same computed without it.
+
+    `shapes` are those that differ from COMPOSITIONS, None for an input that is left out; `options`
+    are the op's own. `arguments` and `keywords` are what the op is called with.
+    """
+
+    def __init__(
+        self,
+        op: str,
+        rows: int,
+        dim: int,
+        dtype: torch.dtype,
+        *,
+        device: str = "cpu",
+        eps: float = 1e-6,
+        casting_mode: torch_mlxnorm.CastingMode = "gemma",
+        shapes: Mapping[str, str | None] | None = None,
+        options: Mapping[str, str] | None = None,
+    ) -> None:
+        self.device, self.dtype, self.dim, self.eps = device, dtype, dim, eps
+        self.composition = COMPOSITIONS[op]
+        # What differs from the defaults: a keyword costs the dispatcher as much as a short row.
+        self.casting = {} if casting_mode == "gemma" else {"casting_mode": casting_mode}
+        self.options = dict(options or {})
+
+        generator = torch.Generator().manual_seed(rows * dim)
+        sizes = {"rows": rows, "top_k": TOP_K, "dim": dim}
+        self.inputs: dict[str, Tensor | None] = {}
+        for name, shape in (self.composition.shapes | dict(shapes or {})).items():
+            if shape is not None:
+                numbers = [sizes[size] if size in sizes else int(size) for size in shape.split()]
+                values = activations(numbers, dtype, generator)
+                if name == "routing_weights":
+                    values = values.softmax(-1)
+            self.inputs[name] = None if shape is None else values.to(device)
+
+        self.out = getattr(torch.ops.mlxnorm, op).out
+        schema = self.out._schema.arguments
+        given = [argument for argument in schema if argument.name in self.inputs]
+        self.arguments = [*(self.inputs[a.name] for a in given if not a.kwarg_only), eps]
+        self.keywords = self.casting | self.options
+        self.keywords |= {a.name: self.inputs[a.name] for a in given if a.kwarg_only}
+        self.outs = {
+            argument.name: torch.empty(rows, dim, dtype=dtype, device=device)
+            for argument in schema
+            if argument.is_out
+        }
+
+    def ours(self) -> Callable[[], object]:
+        """The op, writing to its outs."""
+        return partial(self.out, *self.arguments, **self.keywords, **self.outs)
+
+    def plain(self) -> Callable[..., Tensor | tuple[Tensor, ...]]:
+        """The composition in plain PyTorch. Closes over little, because compiled it checks all."""
+        from_eager, options = self.composition.from_eager, self.options
+        dim, eps = (self.dim,), self.eps
+
+        def norm(x: Tensor, weight: Tensor | None) -> Tensor:
+            return F.rms_norm(x, dim, weight, eps)
+
+        return lambda *inputs: from_eager(norm, *inputs, **options)
+
+    def eager(self) -> Callable[[], object]:
+        """Plain PyTorch, which has fresh results."""
+        return partial(self.plain(), *self.inputs.values())
+
+    def compiled(self) -> Callable[[], object]:
+        """Compiled PyTorch, writing to the outs: Inductor fuses the copies into its kernels."""
+        torch._dynamo.reset()  # no shape pays for the guards of the others
+        plain, count = self.plain(), len(self.inputs)
+
+        def into(*tensors: Tensor | None) -> None:
+            results = as_tuple(plain(*tensors[:count]))
+            for out, result in zip(tensors[count:], results, strict=True):
+                out.copy_(result)
+
+        compiled = torch.compile(into, fullgraph=True, dynamic=False)
+        return partial(compiled, *self.inputs.values(), *self.outs.values())
+
+    def singles(self) -> Callable[[], object] | None:
+        """rms_norm and operators of PyTorch, writing to the outs."""
+        if self.composition.from_singles is None:
+            return None
+        op, eps, casting = torch.ops.mlxnorm.rms_norm.out, self.eps, self.casting
+        return partial(
+            self.composition.from_singles,
+            lambda x, weight, out: op(x, weight, eps, out=out, **casting),
+            *self.inputs.values(),
+            *self.outs.values(),
+            **self.options,
+        )
+
+    def copy(self) -> Callable[[], object]:
+        """A copy that moves as many bytes as the op, which reads each input and writes each out
+        once: half of these bytes are read, half written."""
+        tensors = [*self.inputs.values(), *self.outs.values()]
+        moved = sum(tensor.nbytes for tensor in tensors if tensor is not None)
+        # Ones: of memory that was never written, the system has but one page.
+        source = torch.ones(moved // 2 // self.dtype.itemsize, dtype=self.dtype, device=self.device)
+        return partial(torch.empty_like(source).copy_, source)
+
+
+def time_against_pytorch(case: Case, turns: int = 15) -> Times:
+    """Of "ours", "singles" (but for rms_norm itself), "eager", "compiled" and "copy"."""
+    candidates = {
+        "ours": case.ours(),
+        "singles": case.singles(),
+        "eager": case.eager(),
+        "compiled": case.compiled(),
+        "copy": case.copy(),
+    }
     return time_interleaved(
-        {
-            "ours": lambda: op(x, weight, eps, casting_mode=casting_mode, out=out),
-            "eager": lambda: F.rms_norm(x, (dim,), weight, eps),
-            "compiled": lambda: compiled(x, weight, out),
-            "copy": lambda: out.copy_(x),
-        },
-        device=x.device.type,
+        {name: candidate for name, candidate in candidates.items() if candidate is not None},
+        device=case.device,
         turns=turns,
     )

@@ -1,14 +1,18 @@
-"""rms_norm on the CPU against torch.nn.functional.rms_norm, eager and compiled.
+"""The ops on the CPU against PyTorch: rms_norm against torch.nn.functional.rms_norm, eager and
+compiled, the fused ops against the same computed without them (see compositions.py).
 
-    python benchmarks/cpu.py
+    python benchmarks/cpu.py [--op NAME] [--shape ROWSxDIM] [--dtype NAME]
 
-Every figure is the median of interleaved turns (see timing.py). Ours writes to `out=`; compiled,
-the result of rms_norm is copied to `out`, which Inductor fuses into one kernel; eager has no out,
-but its fresh result costs no page faults, because freed memory is kept.
+Every figure is the median of interleaved turns (see timing.py). Ours and singles, which is rms_norm
+and PyTorch's operators, write to `out=`; compiled, the results are copied to the outs, which
+Inductor fuses into its kernels; eager has no out, but its fresh results cost no page faults,
+because freed memory is kept. The copy moves as many bytes as the op reads and writes, each input
+and out once. All of it takes about five minutes, a good part of which Inductor compiles.
 """
 
 from __future__ import annotations
 
+import argparse
 import platform
 import statistics
 import time
@@ -16,13 +20,16 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from against_pytorch import time_against_pytorch
+from against_pytorch import Case, time_against_pytorch
+from compositions import COMPOSITIONS
 from timing import keep_freed_memory, stolen, time_interleaved
 
 import torch_mlxnorm
 
-SHAPES = [(1, 2816), (16, 2816), (512, 2816), (2048, 2816), (4096, 4096), (65536, 128)]
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+SHAPES = ["1x2816", "16x2816", "512x2816", "2048x2816", "4096x4096", "65536x128"]
+DTYPES = ["float32", "bfloat16", "float16"]
+FUSED_SHAPES = ["2048x2816", "1x2816"]
+FUSED_DTYPES = ["float32", "bfloat16"]
 
 
 def overhead() -> None:
@@ -30,6 +37,9 @@ def overhead() -> None:
     x, weight = torch.randn(1, dim), torch.randn(dim)
     out = torch.empty_like(x)
     op = torch.ops.mlxnorm.rms_norm
+    record = torch_mlxnorm.RmsNormRecord(
+        torch.float32, 1, dim, eps=1e-6, has_weight=True, device="cpu"
+    )
     times = time_interleaved(
         {
             "torch.ops.mlxnorm.rms_norm": lambda: op(x, weight),
@@ -41,6 +51,7 @@ def overhead() -> None:
             'torch_mlxnorm.rms_norm("llama")': lambda: torch_mlxnorm.rms_norm(
                 x, weight, casting_mode="llama"
             ),
+            "torch_mlxnorm.RmsNormRecord": lambda: record(x, weight, out),
             "F.layer_norm": lambda: F.layer_norm(x, (dim,), weight),
             "F.rms_norm": lambda: F.rms_norm(x, (dim,), weight, 1e-6),
         },
@@ -85,27 +96,42 @@ def scaling() -> None:
         )
 
 
+def line(op: str, shape: str, dtype: str) -> str:
+    rows, dim = map(int, shape.split("x"))
+    times = time_against_pytorch(Case(op, rows, dim, getattr(torch, dtype)))
+    ratios = [
+        f"{times.speedup('ours', over=name):8.2f}x" if name in times.turns else f"{'-':>9}"
+        for name in ("singles", "eager", "compiled", "copy")
+    ]
+    return f"{op:37} {shape:>10} {dtype:9}{times.median('ours') * 1e6:9.1f}us {' '.join(ratios)}"
+
+
 @torch.inference_mode()
 def main() -> None:
+    parser = argparse.ArgumentParser(description="Times the ops on the CPU against PyTorch.")
+    only = {"action": "append", "default": []}
+    parser.add_argument("--op", choices=COMPOSITIONS, metavar="NAME", help="only this op", **only)
+    parser.add_argument("--shape", metavar="ROWSxDIM", help="this shape instead", **only)
+    parser.add_argument(
+        "--dtype", choices=DTYPES, metavar="NAME", help="this dtype instead", **only
+    )
+    arguments = parser.parse_args()
+
     torch.set_num_threads(1)
     isa, machine = torch.backends.cpu.get_cpu_capability(), platform.machine()
     print(f"torch {torch.__version__}, {machine} {isa}, 1 thread, out=, freed memory kept")
     print(
-        f"{'rows':>6} {'dim':>5} {'dtype':9} {'time':>10} {'eager':>7} {'compiled':>9} {'copy':>6}"
+        f"{'op':37} {'shape':>10} {'dtype':9}{'time':>11}"
+        f" {'singles':>9} {'eager':>9} {'compiled':>9} {'copy':>9}"
     )
-    for rows, dim in SHAPES:
-        for dtype in DTYPES:
-            x, weight = torch.randn(rows, dim).to(dtype), torch.randn(dim).to(dtype)
-            times = time_against_pytorch(x, weight, 1e-6)
-            print(
-                f"{rows:6} {dim:5} {str(dtype)[6:]:9} {times.median('ours') * 1e6:8.1f}us "
-                f"{times.speedup('ours', over='eager'):6.2f}x "
-                f"{times.speedup('ours', over='compiled'):8.2f}x "
-                f"{times.speedup('ours', over='copy'):5.2f}x",
-                flush=True,
-            )
-    overhead()
-    scaling()
+    for op in arguments.op or COMPOSITIONS:
+        shapes, dtypes = (SHAPES, DTYPES) if op == "rms_norm" else (FUSED_SHAPES, FUSED_DTYPES)
+        for shape in arguments.shape or shapes:
+            for dtype in arguments.dtype or dtypes:
+                print(line(op, shape, dtype), flush=True)
+    if not (arguments.op or arguments.shape or arguments.dtype):
+        overhead()
+        scaling()
 
 
 if __name__ == "__main__":

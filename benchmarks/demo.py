@@ -1,4 +1,4 @@
-"""Runs rms_norm on activations with the shapes of public models, checks each result against a
+"""Runs each op on activations with the shapes of public models, checks its results against a
 float64 reference and times it.
 
     python benchmarks/demo.py [--device auto|cpu|mps|sim] [--threads N]
@@ -34,11 +34,8 @@ def select_device(wanted: str) -> str:
     return wanted
 
 
-def activations(rows: int, dim: int, dtype: torch.dtype) -> Tensor:
-    """Like a residual stream: most channels near 1, a few larger by orders of magnitude."""
-    generator = torch.Generator().manual_seed(rows * dim)
-    channels = torch.exp(torch.randn(dim, generator=generator))
-    return (torch.randn(rows, dim, generator=generator) * channels).to(dtype)
+def absolute(value: object) -> object:
+    return value.abs() if isinstance(value, Tensor) else value
 
 
 @torch.inference_mode()
@@ -53,49 +50,73 @@ def main() -> int:
     device = select_device(wanted)
 
     # After the device is there: PyTorch remembers its answers about devices.
-    from against_pytorch import time_against_pytorch
-    from shapes import NORMS, PHASES
+    from against_pytorch import Case, as_tuple, time_against_pytorch
+    from shapes import PHASES, USES
 
-    from torch_mlxnorm import reference, rms_norm
+    import torch_mlxnorm
+    from torch_mlxnorm import reference
+
+    def largest_error(op: str, case: Case) -> float:
+        """Of the op's results, in units of the value, as a dtype rounds; where summands cancel,
+        in units of what they would add up to."""
+        actual = getattr(torch_mlxnorm, op)(*case.arguments, **case.keywords)
+        exact = getattr(reference, op)
+        expected = exact(*case.arguments, **case.keywords)
+        summands = exact(
+            *map(absolute, case.arguments),
+            **{name: absolute(value) for name, value in case.keywords.items()},
+        )
+        errors = [
+            ((a.cpu().double() - e).abs() / e.abs().max(s.abs()).clamp(min=2.0**-14)).max()
+            for a, e, s in zip(*map(as_tuple, (actual, expected, summands)), strict=True)
+        ]
+        return torch.stack(errors).max().item()  # NaN if there is one
 
     timed = wanted != "sim"
     where = f"{device}, {arguments.threads} thread(s), times with out=, speed-up over"
     print(f"torch {torch.__version__}, {where if timed else 'simulated Metal, not timed'}")
     print(
-        f"{'op':8} {'model, norm':37} {'phase':8} {'shape':>10} {'dtype':9}{'max error':>10}"
-        + (f"{'time':>11}{'F.rms_norm':>12}{'compiled':>10}{'of copy':>9}" if timed else "")
+        f"{'model, where':41} {'phase':8} {'shape':>10} {'dtype':9}{'max error':>10}"
+        + (f"{'time':>11}{'singles':>9}{'eager':>9}{'compiled':>10}{'copy':>7}" if timed else "")
     )
-    failed = 0
-    for norm in NORMS:
+    passed: dict[str, list[bool]] = {}
+    for use in USES:
+        if use.op not in passed:
+            print(use.op)
         for (phase, tokens), dtype in ((p, d) for p in PHASES.items() for d in DTYPES):
-            rows = tokens * norm.rows_per_token
-            x = activations(rows, norm.dim, dtype).to(device)
-            weight = activations(1, norm.dim, dtype)[0].to(device) if norm.has_weight else None
-            options = {"casting_mode": norm.casting_mode}
-
-            expected = reference.rms_norm(x, weight, norm.eps, **options)
-            result = rms_norm(x, weight, norm.eps, **options).cpu().double()
-            # In units of the value, as a dtype rounds.
-            error = ((result - expected).abs() / expected.abs().clamp(min=2.0**-14)).max().item()
-            ok = error <= TOLERANCE[dtype] * (2 if norm.casting_mode == "llama" else 1)
-            failed += not ok
+            rows = tokens * use.rows_per_token
+            case = Case(
+                use.op,
+                rows,
+                use.dim,
+                dtype,
+                device=device,
+                eps=use.eps,
+                casting_mode=use.casting_mode,
+                shapes=use.shapes,
+                options=use.options,
+            )
+            error = largest_error(use.op, case)
+            ok = error <= TOLERANCE[dtype] * (2 if use.casting_mode == "llama" else 1)
+            passed.setdefault(use.op, []).append(ok)
 
             line = (
-                f"rms_norm {norm.model + ', ' + norm.name:37} {phase:8} {rows:>5}x{norm.dim:<4} "
+                f"  {use.model + ', ' + use.name:39} {phase:8} {rows:>5}x{use.dim:<4} "
                 f"{str(dtype)[6:]:9}{error:10.1e}"
             )
             if timed:
-                times = time_against_pytorch(x, weight, norm.eps, norm.casting_mode, turns=7)
-                line += (
-                    f"{times.median('ours') * 1e6:9.1f}us"
-                    f"{times.speedup('ours', over='eager'):11.2f}x"
-                    f"{times.speedup('ours', over='compiled'):9.2f}x"
-                    f"{times.speedup('ours', over='copy'):9.2f}"
-                )
+                times = time_against_pytorch(case, turns=7)
+                line += f"{times.median('ours') * 1e6:9.1f}us"
+                for name, width in {"singles": 9, "eager": 9, "compiled": 10, "copy": 7}.items():
+                    known = name in times.turns
+                    ratio = f"{times.speedup('ours', over=name):.2f}x" if known else "-"
+                    line += f"{ratio:>{width}}"
             print(line if ok else line + "  WRONG", flush=True)
-    count = len(NORMS) * len(PHASES) * len(DTYPES)
-    print(f"rms_norm: {count - failed} of {count} results match the float64 reference")
-    return 1 if failed else 0
+    results = [ok for results in passed.values() for ok in results]
+    print(
+        f"{len(passed)} ops: {sum(results)} of {len(results)} results match the float64 reference"
+    )
+    return 0 if all(results) else 1
 
 
 if __name__ == "__main__":

@@ -1,30 +1,47 @@
-"""The RMS norms of public models, as their config.json and model code state them."""
+"""Where public models use the ops, as their config.json and model code state it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch_mlxnorm import CastingMode
 
 
 @dataclass(frozen=True)
-class Norm:
+class Use:
+    op: str
     model: str
     name: str
     dim: int
-    rows_per_token: int  # heads, for a norm of each head
-    eps: float
-    casting_mode: CastingMode
-    has_weight: bool = True
+    rows_per_token: int = 1  # heads, for a norm of each head
+    eps: float = 1e-6
+    casting_mode: CastingMode = "gemma"
+    # Of inputs that are not as compositions.py has them; None: there is none.
+    shapes: Mapping[str, str | None] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
-NORMS = [
-    Norm("Gemma 4 26B-A4B", "hidden", 2816, 1, 1e-6, "gemma"),
-    Norm("Gemma 4 26B-A4B", "query heads", 256, 16, 1e-6, "gemma"),
-    Norm("Gemma 4 26B-A4B", "value heads", 256, 8, 1e-6, "gemma", has_weight=False),
-    Norm("Gemma 4 26B-A4B", "query heads, global", 512, 16, 1e-6, "gemma"),
-    Norm("Llama 3 8B", "hidden", 4096, 1, 1e-5, "llama"),
-    Norm("Qwen3 8B", "hidden", 4096, 1, 1e-6, "llama"),
-    Norm("Qwen3 8B", "query heads", 128, 32, 1e-6, "llama"),
+GEMMA, GEMMA_DENSE, LLAMA, QWEN = "Gemma 4 26B-A4B", "Gemma 4 31B", "Llama 3 8B", "Qwen3 8B"
+QWEN_NEXT = "Qwen3-Next 80B-A3B"
+SILU = {"activation": "silu"}
+USES = [
+    Use("rms_norm", GEMMA, "hidden", 2816),
+    Use("rms_norm", GEMMA, "query heads", 256, 16),
+    Use("rms_norm", GEMMA, "value heads", 256, 8, shapes={"weight": None}),
+    Use("rms_norm", GEMMA, "query heads, global", 512, 16),
+    Use("rms_norm", LLAMA, "hidden", 4096, 1, 1e-5, "llama"),
+    Use("rms_norm", QWEN, "hidden", 4096, 1, 1e-6, "llama"),
+    Use("rms_norm", QWEN, "query heads", 128, 32, 1e-6, "llama"),
+    Use("rms_norm_mul", GEMMA, "router", 2816, shapes={"weight": None, "scale": "dim"}),
+    Use("rms_norm_mul", QWEN_NEXT, "gated heads", 128, 32, 1e-6, "llama", options=SILU),
+    # For the MLP, the router and the experts; the router's norm has no weight.
+    Use("rms_norm_triple", GEMMA, "before MLP, MoE", 2816, shapes={"weight_b": None}),
+    Use("add_rms_norm", LLAMA, "before MLP", 4096, 1, 1e-5, "llama"),
+    Use("rms_norm_add", GEMMA_DENSE, "end of layer", 5376),
+    Use("rms_norm_add_rms_norm", GEMMA_DENSE, "after attention", 5376),
+    Use("fused_post_attn_triple_norm", GEMMA, "after attention", 2816, shapes={"weight_b": None}),
+    Use("fused_post_ff_norm2_endlayer", GEMMA, "end of layer", 2816),
+    Use("fused_moe_wsum_post_ff_norm2_endlayer", GEMMA, "end of layer", 2816),
 ]
 PHASES = {"decode": 1, "prefill": 512}  # tokens

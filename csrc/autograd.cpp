@@ -5,6 +5,8 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include "types.h"
+
 namespace mlxnorm {
 namespace {
 
@@ -87,9 +89,12 @@ void inference_only(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
 }  // namespace
 
 TORCH_LIBRARY_IMPL(mlxnorm, Autograd, m) {
-  for (const char* op : {"rms_norm", "rms_norm.out"}) {
-    m.impl(op, torch::CppFunction::makeFromBoxedFunction<&inference_only>());
+#define MLXNORM_INFERENCE_ONLY(op)                                              \
+  for (const char* name : {#op, #op ".out"}) {                                  \
+    m.impl(name, torch::CppFunction::makeFromBoxedFunction<&inference_only>()); \
   }
+  MLXNORM_FOR_EACH_OP(MLXNORM_INFERENCE_ONLY)
+#undef MLXNORM_INFERENCE_ONLY
 }
 
 }  // namespace mlxnorm

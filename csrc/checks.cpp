@@ -3,6 +3,7 @@
 #include <c10/core/ScalarType.h>
 #include <c10/util/Exception.h>
 
+#include <string>
 #include <utility>
 
 namespace mlxnorm {
@@ -12,8 +13,40 @@ bool is_supported(at::ScalarType type) {
   return type == at::kFloat || type == at::kHalf || type == at::kBFloat16;
 }
 
-std::string dtype_name(at::ScalarType type) {
-  return std::string(c10::getDtypeNames(type).first);
+std::string dtype_name(const at::Tensor& tensor) {
+  return std::string(c10::getDtypeNames(tensor.scalar_type()).first);
+}
+
+void check_dtype(Op op, const Argument& argument, const Argument& x) {
+  TORCH_CHECK_TYPE(argument.tensor->scalar_type() == x.tensor->scalar_type(), qualified_name(op),
+                   ": ", argument.name, " must be ", dtype_name(*x.tensor), " (as ", x.name,
+                   "), got ", dtype_name(*argument.tensor));
+}
+
+void check_dtype_or_float32(Op op, const Argument& argument, const Argument& x) {
+  const auto type = argument.tensor->scalar_type();
+  TORCH_CHECK_TYPE(type == x.tensor->scalar_type() || type == at::kFloat, qualified_name(op), ": ",
+                   argument.name, " must be ", dtype_name(*x.tensor), " (as ", x.name,
+                   ") or float32, got ", dtype_name(*argument.tensor));
+}
+
+void check_device(Op op, const Argument& argument, const Argument& x) {
+  TORCH_CHECK(argument.tensor->device() == x.tensor->device(), qualified_name(op), ": ",
+              argument.name, " must be on ", x.tensor->device(), " (as ", x.name, "), got ",
+              argument.tensor->device());
+}
+
+// Are the sizes equal? A symbolic answer is guarded on.
+bool same_sizes(at::SymIntArrayRef a, at::SymIntArrayRef b) {
+  if (a.size() != b.size()) {
+    return false;
+  }
+  for (size_t i = 0; i < a.size(); ++i) {
+    if (!a[i].sym_eq(b[i]).expect_true(__FILE__, __LINE__)) {
+      return false;
+    }
+  }
+  return true;
 }
 
 // First and one-past-last byte that the elements of a non-empty tensor span in its storage.
@@ -27,61 +60,92 @@ std::pair<int64_t, int64_t> byte_span(const at::Tensor& t) {
 
 }  // namespace
 
-void check_activation(const char* op, const Argument& x) {
-  TORCH_CHECK_TYPE(is_supported(x.tensor.scalar_type()), op, ": ", x.name,
-                   " must be float32, float16 or bfloat16, got ",
-                   dtype_name(x.tensor.scalar_type()));
-  TORCH_CHECK(x.tensor.dim() >= 1, op, ": ", x.name,
+void check_activation(Op op, const Argument& x) {
+  TORCH_CHECK_TYPE(is_supported(x.tensor->scalar_type()), qualified_name(op), ": ", x.name,
+                   " must be float32, float16 or bfloat16, got ", dtype_name(*x.tensor));
+  TORCH_CHECK(x.tensor->dim() >= 1, qualified_name(op), ": ", x.name,
               " must have at least 1 dimension, got a 0-d tensor");
-  TORCH_SYM_CHECK(x.tensor.sym_size(-1).sym_ne(0), op, ": ", x.name,
-                  " must have a last dimension of at least 1, got shape ", x.tensor.sym_sizes());
+  TORCH_SYM_CHECK(x.tensor->sym_size(-1).sym_ne(0), qualified_name(op), ": ", x.name,
+                  " must have a last dimension of at least 1, got shape ", x.tensor->sym_sizes());
 }
 
-void check_max_dim(const char* op, const Argument& x, int64_t max_dim) {
-  TORCH_CHECK(x.tensor.size(-1) <= max_dim, op, ": ", x.name,
-              " must have a last dimension of at most ", max_dim, " on ", x.tensor.device(),
-              ", got ", x.tensor.size(-1));
+void check_experts(Op op, const Argument& experts) {
+  TORCH_CHECK(experts.tensor->dim() >= 2, qualified_name(op), ": ", experts.name,
+              " must have at least 2 dimensions, got shape ", experts.tensor->sym_sizes());
+  TORCH_SYM_CHECK(experts.tensor->sym_size(-2).sym_ne(0), qualified_name(op), ": ", experts.name,
+                  " must have a top_k dimension of at least 1, got shape ",
+                  experts.tensor->sym_sizes());
 }
 
-void check_weight(const char* op, const char* name, const std::optional<at::Tensor>& weight,
-                  const Argument& x) {
-  if (!weight.has_value()) {
-    return;
+void check_like(Op op, const Argument& argument, const Argument& x) {
+  check_dtype(op, argument, x);
+  check_device(op, argument, x);
+  TORCH_CHECK(same_sizes(argument.tensor->sym_sizes(), x.tensor->sym_sizes()), qualified_name(op),
+              ": ", argument.name, " must have shape ", x.tensor->sym_sizes(), " (as ", x.name,
+              "), got ", argument.tensor->sym_sizes());
+}
+
+void check_like_experts(Op op, const Argument& argument, const Argument& experts) {
+  check_dtype(op, argument, experts);
+  check_device(op, argument, experts);
+  at::SymDimVector expected(experts.tensor->sym_sizes().begin(), experts.tensor->sym_sizes().end());
+  expected.erase(expected.end() - 2);
+  TORCH_CHECK(same_sizes(argument.tensor->sym_sizes(), expected), qualified_name(op), ": ",
+              argument.name, " must have shape ", at::SymIntArrayRef(expected), " (", experts.name,
+              " without top_k), got ", argument.tensor->sym_sizes());
+}
+
+void check_weight(Op op, const Argument& weight, const Argument& x) {
+  check_dtype_or_float32(op, weight, x);
+  check_device(op, weight, x);
+  TORCH_CHECK(weight.tensor->dim() == 1, qualified_name(op), ": ", weight.name,
+              " must have 1 dimension, got shape ", weight.tensor->sym_sizes());
+  const c10::SymInt dim = x.tensor->sym_size(-1);
+  TORCH_SYM_CHECK(weight.tensor->sym_size(0).sym_eq(dim), qualified_name(op), ": ", weight.name,
+                  " must have ", dim, " elements (", x.name, ".shape[-1]), got ",
+                  weight.tensor->sym_size(0));
+}
+
+void check_scale(Op op, const Argument& scale, const Argument& x) {
+  check_dtype_or_float32(op, scale, x);
+  check_device(op, scale, x);
+  const c10::SymInt count = scale.tensor->sym_numel(), dim = x.tensor->sym_size(-1);
+  TORCH_SYM_CHECK(count.sym_eq(1).sym_or(count.sym_eq(dim)), qualified_name(op), ": ", scale.name,
+                  " must have 1 or ", dim, " elements (", x.name, ".shape[-1]), got ", count);
+}
+
+void check_elementwise_scale(Op op, const Argument& scale, const Argument& x) {
+  check_dtype_or_float32(op, scale, x);
+  check_device(op, scale, x);
+  const auto sizes = scale.tensor->sym_sizes(), expected = x.tensor->sym_sizes();
+  c10::SymBool same = sizes.size() == expected.size();
+  for (size_t i = 0; i < expected.size() && sizes.size() == expected.size(); ++i) {
+    same = same.sym_and(sizes[i].sym_eq(expected[i]));
   }
-  TORCH_CHECK_TYPE(
-      weight->scalar_type() == x.tensor.scalar_type() || weight->scalar_type() == at::kFloat, op,
-      ": ", name, " must be ", dtype_name(x.tensor.scalar_type()), " (as ", x.name,
-      ") or float32, got ", dtype_name(weight->scalar_type()));
-  TORCH_CHECK(weight->device() == x.tensor.device(), op, ": ", name, " must be on ",
-              x.tensor.device(), " (as ", x.name, "), got ", weight->device());
-  TORCH_CHECK(weight->dim() == 1, op, ": ", name, " must have 1 dimension, got shape ",
-              weight->sym_sizes());
-  TORCH_SYM_CHECK(weight->sym_size(0).sym_eq(x.tensor.sym_size(-1)), op, ": ", name, " must have ",
-                  x.tensor.sym_size(-1), " elements (", x.name, ".shape[-1]), got ",
-                  weight->sym_size(0));
+  const c10::SymInt count = scale.tensor->sym_numel(), dim = x.tensor->sym_size(-1);
+  TORCH_SYM_CHECK(same.sym_or(count.sym_eq(1)).sym_or(count.sym_eq(dim)), qualified_name(op), ": ",
+                  scale.name, " must have shape ", expected, " (as ", x.name, "), or ", dim,
+                  " elements (", x.name, ".shape[-1]) or 1, got shape ", sizes);
 }
 
-void check_out(const char* op, const Argument& out, const Argument& x) {
-  TORCH_CHECK_TYPE(out.tensor.scalar_type() == x.tensor.scalar_type(), op, ": ", out.name,
-                   " must be ", dtype_name(x.tensor.scalar_type()), " (as ", x.name, "), got ",
-                   dtype_name(out.tensor.scalar_type()));
-  TORCH_CHECK(out.tensor.device() == x.tensor.device(), op, ": ", out.name, " must be on ",
-              x.tensor.device(), " (as ", x.name, "), got ", out.tensor.device());
-  bool same_rank = out.tensor.dim() == x.tensor.dim();
-  for (int64_t i = 0; i < x.tensor.dim(); ++i) {
-    TORCH_CHECK(
-        same_rank &&
-            out.tensor.sym_size(i).sym_eq(x.tensor.sym_size(i)).expect_true(__FILE__, __LINE__),
-        op, ": ", out.name, " must have shape ", x.tensor.sym_sizes(), " (as ", x.name, "), got ",
-        out.tensor.sym_sizes());
-  }
-  TORCH_CHECK(out.tensor.is_contiguous(), op, ": ", out.name, " must be contiguous, got strides ",
-              out.tensor.sym_strides(), " for shape ", out.tensor.sym_sizes());
+void check_routing_weights(Op op, const Argument& weights, const Argument& experts) {
+  check_dtype_or_float32(op, weights, experts);
+  check_device(op, weights, experts);
+  const auto expected = experts.tensor->sym_sizes().slice(0, experts.tensor->dim() - 1);
+  TORCH_CHECK(same_sizes(weights.tensor->sym_sizes(), expected), qualified_name(op), ": ",
+              weights.name, " must have shape ", expected, " (", experts.name, ".shape[:-1]), got ",
+              weights.tensor->sym_sizes());
 }
 
-void check_no_overlap(const char* op, const Argument& out, const Argument& input, bool allow_same) {
-  const at::Tensor& a = out.tensor;
-  const at::Tensor& b = input.tensor;
+void check_contiguous(Op op, const Argument& out) {
+  TORCH_CHECK(out.tensor->is_contiguous(), qualified_name(op), ": ", out.name,
+              " must be contiguous, got strides ", out.tensor->sym_strides(), " for shape ",
+              out.tensor->sym_sizes());
+}
+
+void check_no_overlap(const char* op, const Argument& out, const Argument& other, bool allow_same) {
+  const at::Tensor& a = *out.tensor;
+  const at::Tensor& b = *other.tensor;
   if (!a.has_storage() || !b.has_storage() || !a.storage().is_alias_of(b.storage()) ||
       a.unsafeGetTensorImpl()->has_symbolic_sizes_strides() ||
       b.unsafeGetTensorImpl()->has_symbolic_sizes_strides() || a.numel() == 0 || b.numel() == 0) {
@@ -93,36 +157,46 @@ void check_no_overlap(const char* op, const Argument& out, const Argument& input
   const auto [a_begin, a_end] = byte_span(a);
   const auto [b_begin, b_end] = byte_span(b);
   TORCH_CHECK(a_end <= b_begin || b_end <= a_begin, op, ": ", out.name,
-              " must not share memory with ", input.name,
+              " must not share memory with ", other.name,
               allow_same ? " unless it is the same contiguous tensor" : "", ", got bytes [",
               a_begin, ", ", a_end, ") and [", b_begin, ", ", b_end, ") of one storage");
 }
 
-CastingMode parse_casting_mode(const char* op, std::string_view casting_mode) {
+void check_max_dim(Op op, const Argument& x, int64_t max_dim) {
+  TORCH_CHECK(x.tensor->size(-1) <= max_dim, qualified_name(op), ": ", x.name,
+              " must have a last dimension of at most ", max_dim, " on ", x.tensor->device(),
+              ", got ", x.tensor->size(-1));
+}
+
+void check_max_top_k(Op op, const Argument& experts, int64_t max_top_k) {
+  TORCH_CHECK(experts.tensor->size(-2) <= max_top_k, qualified_name(op), ": ", experts.name,
+              " must have a top_k dimension of at most ", max_top_k, " on ",
+              experts.tensor->device(), ", got ", experts.tensor->size(-2));
+}
+
+CastingMode parse_casting_mode(Op op, std::string_view casting_mode) {
   if (casting_mode == "gemma") {
     return CastingMode::gemma;
   }
-  TORCH_CHECK_VALUE(casting_mode == "llama", op,
+  TORCH_CHECK_VALUE(casting_mode == "llama", qualified_name(op),
                     ": casting_mode must be \"gemma\" or \"llama\", got \"", casting_mode, "\"");
   return CastingMode::llama;
 }
 
-DType dtype_of(const at::Tensor& x) {
-  switch (x.scalar_type()) {
-    case at::kHalf:
-      return DType::float16;
-    case at::kBFloat16:
-      return DType::bfloat16;
-    default:
-      return DType::float32;
+Activation parse_activation(Op op, std::string_view activation) {
+  if (activation == "none") {
+    return kNoActivation;
   }
-}
-
-WeightType weight_type(const at::Tensor& x, const std::optional<at::Tensor>& weight) {
-  if (!weight.has_value()) {
-    return WeightType::none;
+  if (activation == "silu") {
+    return kSilu;
   }
-  return weight->scalar_type() == x.scalar_type() ? WeightType::same_as_x : WeightType::float32;
+  if (activation == "gelu_tanh") {
+    return kGeluTanh;
+  }
+  TORCH_CHECK_VALUE(activation == "sigmoid", qualified_name(op),
+                    ": activation must be \"none\", \"silu\", \"gelu_tanh\" or \"sigmoid\", got \"",
+                    activation, "\"");
+  return kSigmoid;
 }
 
 }  // namespace mlxnorm

@@ -6,39 +6,59 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <optional>
 #include <string_view>
 
 #include "types.h"
 
 namespace mlxnorm {
 
-// Tensor with its argument name, as the error messages need it.
+// Tensor with its argument name, as the error messages need it. Borrows both.
 struct Argument {
-  const char* name;
-  const at::Tensor& tensor;
+  Argument() = default;
+  Argument(const char* name, const at::Tensor& tensor) : name(name), tensor(&tensor) {}
+
+  explicit operator bool() const { return tensor != nullptr; }
+
+  const char* name = nullptr;
+  const at::Tensor* tensor = nullptr;
 };
 
 // x: float32, float16 or bfloat16, [..., dim] with dim > 0.
-void check_activation(const char* op, const Argument& x);
+void check_activation(Op op, const Argument& x);
 
-// x's last dimension: no longer than the kernels of a device can count.
-void check_max_dim(const char* op, const Argument& x, int64_t max_dim);
+// [..., top_k, dim] with top_k > 0, beyond check_activation.
+void check_experts(Op op, const Argument& experts);
 
-// weight: None, or [dim] on x's device with x's dtype or float32.
-void check_weight(const char* op, const char* name, const std::optional<at::Tensor>& weight,
-                  const Argument& x);
+// Another activation or a result: dtype, device and shape of x.
+void check_like(Op op, const Argument& argument, const Argument& x);
 
-// out: x's shape, dtype and device, contiguous.
-void check_out(const char* op, const Argument& out, const Argument& x);
+// The same beside experts [..., top_k, dim]: [..., dim].
+void check_like_experts(Op op, const Argument& argument, const Argument& experts);
 
-// out may be exactly `input` when `allow_same`, else it shares no memory with it.
-void check_no_overlap(const char* op, const Argument& out, const Argument& input, bool allow_same);
+// [dim] on x's device with x's dtype or float32.
+void check_weight(Op op, const Argument& weight, const Argument& x);
 
-CastingMode parse_casting_mode(const char* op, std::string_view casting_mode);
+// 1 or dim elements on x's device with x's dtype or float32.
+void check_scale(Op op, const Argument& scale, const Argument& x);
 
-// Of an activation that passed check_activation.
-DType dtype_of(const at::Tensor& x);
-WeightType weight_type(const at::Tensor& x, const std::optional<at::Tensor>& weight);
+// x's shape, or what check_scale allows.
+void check_elementwise_scale(Op op, const Argument& scale, const Argument& x);
+
+// [..., top_k] on the device of the experts with their dtype or float32.
+void check_routing_weights(Op op, const Argument& weights, const Argument& experts);
+
+// Beyond check_like.
+void check_contiguous(Op op, const Argument& out);
+
+// `op` is the qualified name. out may be exactly `other` when `allow_same`, else it shares no
+// memory with it.
+void check_no_overlap(const char* op, const Argument& out, const Argument& other, bool allow_same);
+
+// No longer than the kernels of a device can count.
+void check_max_dim(Op op, const Argument& x, int64_t max_dim);
+void check_max_top_k(Op op, const Argument& experts, int64_t max_top_k);
+
+CastingMode parse_casting_mode(Op op, std::string_view casting_mode);
+Activation parse_activation(Op op, std::string_view activation);
 
 }  // namespace mlxnorm

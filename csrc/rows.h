@@ -1,27 +1,34 @@
-// How an activation [..., dim] is seen as rows.
+// The tensors of a call as a kernel addresses them: rows of a last dimension with stride 1, where
+// they are or, where they cannot be described so, in a contiguous copy.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 #include <c10/util/MaybeOwned.h>
 
-#include <optional>
-
-#include "../shaders/params.h"
+#include "call.h"
 
 namespace mlxnorm {
 
+DType dtype_of(at::ScalarType type);
+
 struct Rows {
-  c10::MaybeOwned<at::Tensor> tensor;  // the activation, or a contiguous copy of it
-  RowLayout layout;
-  int64_t count;
-  int64_t dim;
+  c10::MaybeOwned<at::Tensor> tensor;  // null when absent
+  RowLayout layout{0, 0, 0, 1, 1};     // one row for all
 };
 
-// x's rows where they are when the last dimension has stride 1 and the others fold into at most
-// three; of a contiguous copy otherwise. The Rows borrows x.
-Rows rows_of(const at::Tensor& x);
+// Borrows what the call borrows.
+struct RowsOfCall {
+  explicit RowsOfCall(const NormCall& call);
 
-// The optional tensor itself when contiguous (or nothing), a contiguous copy otherwise.
-c10::MaybeOwned<at::Tensor> contiguous_or_none(const std::optional<at::Tensor>& tensor);
+  int64_t count;  // of the results
+  int64_t dim;
+  int64_t top_k = 0;
+  int64_t expert_stride = 0;
+  DType dtype;
+  uint32_t operand_types = 0;
+  bool scale_is_scalar = false;
+  Rows inputs[kMaxInputs];
+  Rows operands[kOperands];  // a weight has one row, read for all
+};
 
 }  // namespace mlxnorm

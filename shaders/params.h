@@ -1,6 +1,6 @@
-// What host and shader must agree on: argument structs, buffer indices, function constants.
-// Included by the Metal shaders, by the Objective-C++ that binds their arguments, and by the CPU
-// kernels, which find a row the same way.
+// What host and shader must agree on: operands, argument struct, buffer indices, function
+// constants. Included by the Metal shaders, by the Objective-C++ that binds their arguments, and by
+// the CPU kernels, which find a row the same way.
 #pragma once
 
 #ifdef __METAL_VERSION__
@@ -29,18 +29,62 @@ inline int64_t row_offset(RowLayout rows, uint64_t row) {
   return int64_t(i0) * rows.stride0 + int64_t(i1) * rows.stride1 + int64_t(i2) * rows.stride2;
 }
 
-enum RmsNormBuffer {
-  kRmsNormX = 0,
-  kRmsNormWeight = 1,
-  kRmsNormOut = 2,
-  kRmsNormParams = 3,
+// ---- tensors of an op ------------------------------------------------------------------------
+// Every op has inputs (activations), operands (what they are multiplied by) and outputs.
+
+enum Limits {
+  kMaxInputs = 3,
+  kMaxWeights = 4,
+  kMaxOutputs = 4,
 };
 
-struct RmsNormParams {
-  RowLayout x_rows;
-  uint64_t first_row;  // of this dispatch; a huge tensor takes several
-  uint32_t rows;       // in this dispatch
+// Weights are the operands 0 to 3.
+enum Operand {
+  kScale = kMaxWeights,  // `scale` and `layer_scalar`
+  kRoutingWeights,
+  kOperands,
+};
+
+// An operand has the dtype of the activations, or float32.
+enum OperandType : uint32_t {
+  kAbsent = 0,
+  kAsActivation = 1,
+  kFloat32 = 2,
+};
+
+// The types of all operands in one word.
+inline uint32_t pack_operand_type(int operand, OperandType type) {
+  return uint32_t(type) << (2 * operand);
+}
+inline OperandType operand_type(uint32_t types, int operand) {
+  return OperandType(types >> (2 * operand) & 3);
+}
+
+enum Activation : uint32_t {
+  kNoActivation = 0,
+  kSilu = 1,
+  kGeluTanh = 2,
+  kSigmoid = 3,
+};
+
+// ---- arguments of the kernels ----------------------------------------------------------------
+
+enum BufferIndex {
+  kInputBuffer = 0,
+  kOperandBuffer = kInputBuffer + kMaxInputs,
+  kOutputBuffer = kOperandBuffer + kOperands,
+  kParamsBuffer = kOutputBuffer + kMaxOutputs,
+};
+
+struct NormParams {
+  RowLayout inputs[kMaxInputs];
+  RowLayout scale;            // strides of 0 when all rows share it
+  RowLayout routing_weights;  // a row has top_k elements
+  int64_t expert_stride;      // elements from one expert's output to the next
+  uint64_t first_row;         // of this dispatch; a huge tensor takes several
+  uint32_t rows;              // in this dispatch
   uint32_t dim;
+  uint32_t top_k;
   float inverse_dim;
   float eps;
   float weight_offset;
@@ -48,10 +92,13 @@ struct RmsNormParams {
 
 // Choices that the Metal compiler should see as constants, fixed when a pipeline is made.
 enum FunctionConstant {
-  kHasWeightConstant = 0,          // bool
-  kRoundBeforeWeightConstant = 1,  // bool, casting_mode "llama"
-  kPrefetchWeightConstant = 2,     // bool, load the weight before the reduction's barrier
-  kLanesPerRowConstant = 3,        // uint, threads of a SIMD group that share a short row
+  kOperandTypesConstant = 0,        // uint, see operand_type
+  kScaleIsScalarConstant = 1,       // bool, one element for all of dim
+  kActivationConstant = 2,          // uint, an Activation
+  kRoundBeforeWeightConstant = 3,   // bool, casting_mode "llama"
+  kRoundIntermediatesConstant = 4,  // bool
+  kPrefetchConstant = 5,            // bool, load all tensors before the first reduction's barrier
+  kLanesPerRowConstant = 6,         // uint, threads of a SIMD group that share a short row
 };
 
 // Geometry limits that kernels are compiled for and that the host plans with.

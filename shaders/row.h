@@ -1,4 +1,4 @@
-// One row of a tensor in the registers of the threads that share it.
+// Words of a row: how they are read, computed with, summed and written.
 //
 // A row is cut into words of 16 bytes (4 float32 or 8 16-bit elements). Word w belongs to thread
 // w % threads, so neighbouring threads touch neighbouring memory. Only `Access` knows whether a
@@ -13,10 +13,9 @@
 using namespace metal;
 using namespace mlxnorm;
 
-constant bool has_weight [[function_constant(kHasWeightConstant)]];
-constant bool round_before_weight [[function_constant(kRoundBeforeWeightConstant)]];
-constant bool prefetch_weight [[function_constant(kPrefetchWeightConstant)]];
-constant uint lanes_per_row [[function_constant(kLanesPerRowConstant)]];
+// A product and a sum that one kernel rounds apart and another in one step would break the promise
+// that fused and single ops give equal bits. Where one rounding is wanted, fma is written out.
+#pragma METAL fp contract(off)
 
 // ---- elements --------------------------------------------------------------------------------
 
@@ -147,39 +146,96 @@ struct Access<T, false> {
   }
 };
 
-// The weights that belong to one word of T: one word of W, or two when W is float32 and T is not.
-template <typename T, typename W, bool kVector>
-struct WeightWord {
-  enum { kWords = Element<T>::kPerWord / Element<W>::kPerWord };
-  uint4 words[kWords];
+// ---- values ----------------------------------------------------------------------------------
 
-  METAL_FUNC void load(device const W* weight, uint word, uint dim) {
+// One word of T, as floats.
+template <typename T>
+struct ValuesOf {
+  float v[Element<T>::kPerWord];
+
+  METAL_FUNC ValuesOf rounded() const {
+    ValuesOf result;
 #pragma unroll
-    for (int i = 0; i < kWords; ++i) {
-      words[i] = Access<W, kVector>::load(weight, word * kWords + i, dim);
+    for (int i = 0; i < Element<T>::kPerWord; ++i) {
+      result.v[i] = Element<T>::rounded(v[i]);
     }
-  }
-  METAL_FUNC void unpack(thread float* v) const {
-#pragma unroll
-    for (int i = 0; i < kWords; ++i) {
-      Element<W>::unpack(words[i], v + i * Element<W>::kPerWord);
-    }
+    return result;
   }
 };
 
-// ---- sums ------------------------------------------------------------------------------------
-// Their order depends on dim and the dtype alone, and every op sums with these functions, so that
-// fused and single ops agree to the bit. fma is explicit: a contraction left to the compiler could
-// differ between two kernels.
+template <typename T>
+METAL_FUNC ValuesOf<T> splat(float value) {
+  ValuesOf<T> result;
+#pragma unroll
+  for (int i = 0; i < Element<T>::kPerWord; ++i) {
+    result.v[i] = value;
+  }
+  return result;
+}
 
 template <typename T>
-METAL_FUNC float sum_of_squares(uint4 word) {
-  float v[Element<T>::kPerWord];
-  Element<T>::unpack(word, v);
+METAL_FUNC ValuesOf<T> operator+(ValuesOf<T> a, ValuesOf<T> b) {
+#pragma unroll
+  for (int i = 0; i < Element<T>::kPerWord; ++i) {
+    a.v[i] += b.v[i];
+  }
+  return a;
+}
+template <typename T>
+METAL_FUNC ValuesOf<T> operator+(ValuesOf<T> a, float b) {
+  return a + splat<T>(b);
+}
+template <typename T>
+METAL_FUNC ValuesOf<T> operator*(ValuesOf<T> a, ValuesOf<T> b) {
+#pragma unroll
+  for (int i = 0; i < Element<T>::kPerWord; ++i) {
+    a.v[i] *= b.v[i];
+  }
+  return a;
+}
+template <typename T>
+METAL_FUNC ValuesOf<T> operator*(ValuesOf<T> a, float b) {
+  return a * splat<T>(b);
+}
+template <typename T>
+METAL_FUNC ValuesOf<T> operator/(ValuesOf<T> a, ValuesOf<T> b) {
+#pragma unroll
+  for (int i = 0; i < Element<T>::kPerWord; ++i) {
+    a.v[i] /= b.v[i];
+  }
+  return a;
+}
+template <typename T>
+METAL_FUNC ValuesOf<T> operator/(float a, ValuesOf<T> b) {
+  return splat<T>(a) / b;
+}
+template <typename T>
+METAL_FUNC ValuesOf<T> exp_of_negative(ValuesOf<T> a) {
+#pragma unroll
+  for (int i = 0; i < Element<T>::kPerWord; ++i) {
+    a.v[i] = metal::precise::exp(-a.v[i]);
+  }
+  return a;
+}
+template <typename T>
+METAL_FUNC ValuesOf<T> fma(float a, ValuesOf<T> b, ValuesOf<T> c) {
+#pragma unroll
+  for (int i = 0; i < Element<T>::kPerWord; ++i) {
+    c.v[i] = metal::fma(a, b.v[i], c.v[i]);
+  }
+  return c;
+}
+
+// ---- sums ------------------------------------------------------------------------------------
+// Their order depends on dim and the dtype alone, and every op sums with these functions, so that
+// fused and single ops agree to the bit.
+
+template <typename T>
+METAL_FUNC float sum_of_squares(ValuesOf<T> values) {
   float sum = 0.0f;
 #pragma unroll
   for (int i = 0; i < Element<T>::kPerWord; ++i) {
-    sum = fma(v[i], v[i], sum);
+    sum = metal::fma(values.v[i], values.v[i], sum);
   }
   return sum;
 }
@@ -205,5 +261,5 @@ METAL_FUNC float threadgroup_sum(float v, threadgroup float* partial, uint simdg
 }
 
 METAL_FUNC float inverse_rms(float sum_of_squares, float inverse_dim, float eps) {
-  return metal::precise::rsqrt(fma(sum_of_squares, inverse_dim, eps));
+  return metal::precise::rsqrt(metal::fma(sum_of_squares, inverse_dim, eps));
 }

@@ -32,6 +32,14 @@ def device(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+@pytest.fixture(params=["cpu", "mps", "meta"])
+def where(request: pytest.FixtureRequest) -> str:
+    """Every device, and tensors without data, which are checked the same way."""
+    if request.param == "mps":
+        request.getfixturevalue("mps")
+    return request.param
+
+
 @pytest.fixture(scope="session")
 def mps() -> str:
     """The MPS device, of a Mac or simulated."""

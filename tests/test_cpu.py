@@ -22,30 +22,31 @@ from torch_mlxnorm import reference
 CHECK = """
 import hashlib
 import torch
-from oracle import assert_matches, assert_same_bits
-from torch_mlxnorm import reference, rms_norm
+from ops import OPS, check
+from oracle import assert_same_bits
+from torch_mlxnorm import add_rms_norm, rms_norm
 
-torch.manual_seed(0)
-bits = hashlib.sha256()
 assert torch.backends.cpu.get_cpu_capability() == {capability!r}
-for dtype in (torch.float32, torch.float16, torch.bfloat16):
-    for dim in (1, 5, 8, 15, 16, 17, 31, 33, 64, 100, 127, 2816):
-        x = torch.randn(9, dim).to(dtype)
-        weight = torch.randn(dim).to(dtype)
-        for w in (None, weight, weight.float()):
-            out = rms_norm(x, w)
-            assert_matches(out, reference.rms_norm(x, w))
-            bits.update(out.view(torch.uint8).numpy().tobytes())
-            options = dict(weight_offset=1.0, casting_mode="llama")
-            llama = reference.rms_norm(x, w, **options)
-            assert_matches(rms_norm(x, w, **options), llama, roundings=3)
-        assert_same_bits(rms_norm(x[3], weight), rms_norm(x, weight)[3])
+bits = hashlib.sha256()
+for op in OPS.values():
+    rounded = dict(round_intermediates=True) if op.rounds else dict()
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        for dim in (1, 5, 16, 17, 31, 33, 64, 100, 2816):
+            options = [dict(), dict(casting_mode="llama", weight_offset=1.0, **rounded)]
+            if op.activates:
+                options += [dict(activation=name) for name in ("silu", "gelu_tanh", "sigmoid")]
+            for chosen in options:
+                for result in check(op.call((5,), dim, dtype, **chosen)):
+                    bits.update(result.view(torch.uint8).numpy().tobytes())
 # Large and aligned enough to be written past the caches.
 x = torch.randn(4100, 2048)
 assert_same_bits(rms_norm(x, None)[4000:], rms_norm(x[4000:], None))
 for dtype in (torch.float16, torch.bfloat16):
     y = x.repeat(2, 1).to(dtype)
     assert_same_bits(rms_norm(y, None)[8000:], rms_norm(y[8000:], None))
+    both = zip(add_rms_norm(y, y, None), add_rms_norm(y[8000:], y[8000:], None))
+    for large, small in both:
+        assert_same_bits(large[8000:], small)
 print(bits.hexdigest())
 """
 
@@ -119,9 +120,14 @@ HARNESS = """
 using namespace mlxnorm;
 
 extern "C" void rms_norm(const float* x, float* out, int64_t rows, int64_t dim) {
-  const cpu::RmsNormArguments arguments{x, nullptr, out, {dim, 0, 0, 1, 1}, dim, 1e-6f, -0.0f};
-  cpu::AVX2::rms_norm_kernel(DType::float32, WeightType::none, CastingMode::gemma, false)(
-      arguments, 0, rows);
+  cpu::NormArguments arguments{};
+  arguments.inputs[0] = x;
+  arguments.input_rows[0] = {dim, 0, 0, 1, 1};
+  arguments.scale_rows = arguments.routing_rows = {0, 0, 0, 1, 1};
+  arguments.outputs[0] = out;
+  arguments.dim = dim;
+  arguments.options = {1e-6f, -0.0f, CastingMode::gemma, false};
+  cpu::AVX2::rms_norm_kernel(arguments, DType::float32).run(arguments, 0, rows, nullptr);
 }
 """
 

@@ -24,11 +24,13 @@ def test_shader_keeps_to_the_dialect(path: Path) -> None:
 # ---- the check itself: a correct file passes, planted mistakes are found on their line -----------
 
 CORRECT = SELFTEST / "correct.metal"
+OPS = SELFTEST.parents[1] / "metal_sim" / "selftest" / "ops.metal"
 MISTAKES = sorted(set(SELFTEST.glob("*.metal")) - {CORRECT})
 
 
-def test_correct_file_passes() -> None:
-    assert not dialect.check(CORRECT)
+@pytest.mark.parametrize("path", [CORRECT, OPS], ids=lambda path: path.stem)
+def test_correct_file_passes(path: Path) -> None:
+    assert not dialect.check(path)
 
 
 @pytest.mark.parametrize("path", MISTAKES, ids=lambda path: path.stem)

@@ -37,6 +37,7 @@ flatten = runpy.run_path(str(TESTS.parent / "csrc/mps/embed_shaders.py"))["flatt
 # Shaders as the product embeds them.
 BUGS = flatten(SELFTEST / "bugs.metal")
 POSITIVE = flatten(SELFTEST / "positive.metal")
+OPS = flatten(SELFTEST / "ops.metal")
 
 
 def bug_line(kernel: str) -> int:
@@ -78,6 +79,7 @@ def launches_in_subprocess(code: str) -> subprocess.CompletedProcess[str]:
 PLANTED = [
     ("read_past_end", "out-of-bounds read of device memory: 4 bytes at byte 256"),
     ("write_past_end", "out-of-bounds write of device memory: 4 bytes at byte 256"),
+    ("past_void_pointer", "out-of-bounds read of device memory: 4 bytes at byte 256"),
     ("misaligned_vector", "misaligned access: .* alignment of 16 bytes"),
     ("misaligned_word", "misaligned access: .* alignment of 16 bytes"),
     ("array_overflow", r"array overflow: index 32 is outside an array of type 'float\[32\]'"),
@@ -91,6 +93,12 @@ PLANTED = [
     ("returned_before_simd", "simd function with missing lanes.* lane 5 .* has returned"),
     ("simd_in_branches", "simd function with missing lanes.* is in another simd function"),
 ]
+# Where the bug is in another function than the kernel.
+CULPRITS = {
+    "reused_scratch": "sum_of_all",
+    "overflow_in_helper": "put",
+    "past_void_pointer": "element",
+}
 
 
 @pytest.mark.parametrize(("kernel", "text"), PLANTED, ids=[name for name, _ in PLANTED])
@@ -98,9 +106,7 @@ def test_planted_bug_is_named_with_its_line(kernel: str, text: str) -> None:
     options = {"threadgroup_memory": 256} if kernel == "dynamic_overflow" else {}
     with pytest.raises(RuntimeError, match=f"simulated Metal: kernel '{kernel}_bug': {text}") as e:
         run(f"{kernel}_bug", **options)
-    line = bug_line("sum_of_all") if kernel == "reused_scratch" else bug_line(f"{kernel}_bug")
-    if kernel == "overflow_in_helper":
-        line = bug_line("put")
+    line = bug_line(CULPRITS.get(kernel, f"{kernel}_bug"))
     assert f"selftest/bugs.metal:{line}" in str(e.value)
     assert "of threadgroup (0, 0, 0)" in str(e.value)
     run(f"{kernel}_fixed", **options)
@@ -196,6 +202,38 @@ def test_offset_in_elements_instead_of_bytes() -> None:
         run("write_past_end_fixed", offsets=[256, 0], threads=32)
 
 
+def test_offset_of_a_void_pointer() -> None:
+    # The parameter has no element size, so the access itself is what is misaligned.
+    with pytest.raises(RuntimeError, match="misaligned access: .* alignment of 4 bytes"):
+        run("past_void_pointer_fixed", offsets=[2, 0], threads=32)
+    assert run("past_void_pointer_fixed", offsets=[128, 0], threads=32)[0].item() == 33.0
+
+
+def test_buffers_bound_with_one_call() -> None:
+    x = torch.arange(1.0, 65.0)
+    y = run("write_past_end_fixed", offsets=[128, 128], threads=32, at_once=True)
+    assert torch.equal(y[32:], x[32:]) and not y[:32].any()
+
+    def bind(*buffers: torch.Tensor | None, kernel: str = "write_past_end_fixed", **options):
+        dispatch(POSITIVE if options else BUGS, kernel, buffers, at_once=True, **options)
+        torch.mps.synchronize()
+
+    a, b = x.to("mps"), torch.zeros(64, device="mps")
+    bind(a, b)
+    assert torch.equal(b.cpu(), x)
+    with pytest.raises(RuntimeError, match=r"no buffer is bound to buffer\(0\) 'x'"):
+        bind(None, b)
+    with pytest.raises(RuntimeError, match="index 2, but the kernel has no parameter for it"):
+        bind(a, b, a)
+    # nil is nothing bound, so it may stand where there is no parameter.
+    bind(a, b, None)
+    bind(a, b, None, kernel="optional_buffer", constants=[1.0, BOOL, 0.0])
+    assert torch.equal(b.cpu(), x)
+    for offset, text in ((30, "offset 30 is not a multiple"), (256, "not inside the buffer")):
+        with pytest.raises(RuntimeError, match=text):
+            run("write_past_end_fixed", offsets=[offset, 0], threads=32, at_once=True)
+
+
 def test_function_constants() -> None:
     x = torch.arange(1.0, 65.0)
     constants = [3.0, BOOL, 1.0, 4.0, FLOAT, 2.5]
@@ -251,6 +289,7 @@ def test_empty_grid() -> None:
         ("nil_pipeline", "the pipeline is nil"),
         ("no_pipeline", "dispatch without a pipeline state"),
         ("long_bytes", "setBytes takes 1 to 4096 bytes, not 4097"),
+        ("buffers_past_end", "setBuffers: index 31 is above 30"),
         ("use_after_end", "setThreadgroupMemoryLength after endEncoding"),
         ("throw_with_rethrow", "carried out of the block"),
     ],
@@ -373,6 +412,10 @@ def translate(text: str) -> str:
         ("vertex float4 f() { return 0; }", "only compute kernels"),
         ("kernel void f() { (; }", "unbalanced"),
         ("kernel void f() {}\nkernel void f() {}", "overloaded"),
+        ("#pragma METAL fp contract(none)", "'#pragma METAL fp contract(none)' is not supported"),
+        ("#pragma METAL internals : enable", "internals : enable' is not supported"),
+        ("constant uint a [[function_constant(0)]];\nconstant uint b[2] = {a, 1};",
+         "an array or struct made of function constants is not supported"),
     ],
 )  # fmt: skip
 def test_unsupported_source_is_an_error_with_its_place(text: str, message: str) -> None:
@@ -416,6 +459,21 @@ def test_compiler_messages_name_the_shader() -> None:
         torch.ops.metal_selftest.function_names(source)
     with pytest.raises(RuntimeError, match="program_source:2: error: 'double'"):
         torch.ops.metal_selftest.function_names("\nkernel void f() { double d = 0; }")
+    member = """#line 3 "shaders/formula.h"
+        namespace formulas {
+        struct Op {
+          template <typename Row>
+          static float first(Row row) { return row.missing; }
+        };
+        }
+        struct Row {};
+        template <typename O, typename T>
+        [[kernel]] void f(device T* x [[buffer(0)]]) { x[0] = O::first(Row()); }
+        using formulas::Op;
+        template [[host_name("f")]] [[kernel]] decltype(f<Op, float>) f<Op, float>;
+    """
+    with pytest.raises(RuntimeError, match="shaders/formula.h:6:.*no member named 'missing'"):
+        torch.ops.metal_selftest.function_names(member)
     implicit = (
         "#include <metal_stdlib>\nusing namespace metal;\n"
         "kernel void f(device bfloat* x [[buffer(0)]]) { x[0] = 1.0f; }"
@@ -424,6 +482,135 @@ def test_compiler_messages_name_the_shader() -> None:
         RuntimeError, match="program_source:3:"
     ):  # bfloat needs an explicit conversion
         torch.ops.metal_selftest.function_names(implicit)
+
+
+# ---- many ops from few templates ----------------------------------------------------------------
+
+ABSENT, AS_INPUT, FLOAT32 = 0, 1, 2
+
+
+def operand_types(weight: int) -> list[float]:
+    return [0.0, UINT, float(AS_INPUT | weight << 2)]
+
+
+def ops_tensors() -> torch.Tensor:
+    """x, y, z and a weight."""
+    return torch.randn(4, 192, generator=torch.Generator().manual_seed(3))
+
+
+def run_op(
+    kernel: str, x, y, z, weight: torch.Tensor | None, *, count: int, scale: float
+) -> torch.Tensor:
+    """Both outputs, NaN where nothing was written."""
+    out = torch.full((2, *x.shape), float("nan"), dtype=x.dtype, device="mps")
+    kind = ABSENT if weight is None else FLOAT32 if weight.dtype == torch.float32 else AS_INPUT
+    tensors = [None if t is None else t.to("mps") for t in (x, y, z, weight)]
+    dispatch(
+        OPS, kernel, [*tensors, out[0], out[1]], bytes=scale_arguments(count, scale),
+        constants=operand_types(kind), at_once=True,
+    )  # fmt: skip
+    return out.cpu()
+
+
+@pytest.mark.parametrize("access", ["vector", "scalar"])
+@pytest.mark.parametrize(
+    ("dtype", "weight_dtype"),
+    [
+        (torch.float32, torch.float32),
+        (torch.bfloat16, torch.float32),
+        (torch.bfloat16, torch.bfloat16),
+    ],
+)
+def test_ops_from_one_template(access: str, dtype, weight_dtype) -> None:
+    x, y, z, weight = (t.to(dtype) for t in ops_tensors())
+    weight = weight.to(weight_dtype)
+    count, words = (128, 2) if access == "vector" else (130, 3)
+    name = f"row_{words}_{str(dtype).removeprefix('torch.')}_{access}"
+    written = torch.arange(192) < count
+    a, b, c, w = (t.float() for t in (x, y, z, weight))
+
+    out = run_op(f"weighted_sum_{name}", x, y, z, weight, count=count, scale=1.5)
+    expected = ((a + b) * w * 1.5).to(dtype)
+    assert torch.equal(out[0][written], expected[written])
+    assert out[0][~written].isnan().all() and out[1].isnan().all()
+
+    out = run_op(f"product_and_sum_{name}", x, y, z, None, count=count, scale=1.5)
+    first = a * b + c
+    expected = torch.stack([first, (first + 0.5 + 0.5) * a]).to(dtype)
+    assert torch.equal(out[:, written], expected[:, written])
+    assert out[:, ~written].isnan().all()
+
+
+def test_shader_and_host_share_a_header(tmp_path: Path) -> None:
+    program = tmp_path / "ops_host"
+    flags = ["-std=c++20", "-O1", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
+    source = str(SELFTEST / "ops_host.cpp")
+    compiler = metal_sim.toolchain.compiler()
+    subprocess.run([compiler, *flags, source, "-o", str(program)], check=True)
+    x, y, z, weight = ops_tensors()
+    data = torch.cat([torch.tensor([1.5]), x, y, z, weight]).numpy().tobytes()
+    result = subprocess.run([str(program), "192"], input=data, capture_output=True, check=True)
+    host = torch.frombuffer(bytearray(result.stdout), dtype=torch.float32).view(3, 192)
+    kernel = "{}_row_3_float32_scalar"
+    one = run_op(kernel.format("weighted_sum"), x, y, z, weight, count=192, scale=1.5)
+    two = run_op(kernel.format("product_and_sum"), x, y, z, None, count=192, scale=1.5)
+    assert torch.equal(host, torch.stack([one[0], *two]))
+
+
+@pytest.mark.parametrize(("kernel", "result"), [("doubled", [2, 3]), ("squared", [1, 2.25])])
+def test_class_templates_as_template_arguments(kernel: str, result: list[float]) -> None:
+    x = torch.tensor([1.0, 1.5], dtype=torch.float16, device="mps")
+    out = torch.empty_like(x)
+    dispatch(OPS, f"map_{kernel}_half", [x, out], threads=2)
+    assert out.cpu().tolist() == result
+
+
+def test_function_constants_as_bit_fields() -> None:
+    out = torch.zeros(4, dtype=torch.int32, device="mps")
+    dispatch(OPS, "operand_table", [out], threads=4, constants=operand_types(FLOAT32))
+    assert out.cpu().tolist() == [AS_INPUT, FLOAT32, 107, 107]
+    dispatch(OPS, "operand_table", [out], threads=4, constants=operand_types(ABSENT))
+    assert out.cpu().tolist() == [AS_INPUT, 101, 101, 101]
+
+
+def test_constant_made_of_function_constants_needs_them() -> None:
+    source = """
+        constant uint types [[function_constant(0)]];
+        constant bool has_weight = (types & 3) < 2 && types != 0;
+        constant uint both = has_weight ? types + 1 : 0;
+        kernel void f(device uint* x [[buffer(0)]],
+                      device uint* y [[buffer(1), function_constant(has_weight)]]) {
+          x[0] = both;
+          if (has_weight) y[0] = 7;
+        }
+    """
+    out = torch.zeros(2, dtype=torch.int32, device="mps")
+    x, y = out[:1], out[1:]
+    dispatch(source, "f", [x], threads=1, constants=[0.0, UINT, 2.0])
+    assert out.cpu().tolist() == [0, 0]
+    dispatch(source, "f", [x, y], threads=1, constants=[0.0, UINT, 5.0])
+    assert out.cpu().tolist() == [6, 7]
+    with pytest.raises(RuntimeError, match="function constant 'types'.*is read but was never set"):
+        dispatch(source, "f", [x, y], threads=1)
+        torch.mps.synchronize()
+    inside = source.replace("constant bool has", "namespace a { constant bool has", 1)
+    inside = inside.replace("types != 0;", "types != 0; } using namespace a;", 1)
+    with pytest.raises(RuntimeError, match="reads function constant 'types'.*outside namespaces"):
+        dispatch(inside, "f", [x], threads=1, constants=[0.0, UINT, 2.0])
+
+
+def test_math_functions() -> None:
+    x = torch.linspace(-4, 4, 64)
+    out = torch.empty(64, 11, device="mps")
+    dispatch(OPS, "math_functions", [x.to("mps"), out])
+    i = torch.arange(64.0)
+    d = x.double()
+    expected = [
+        d.exp(), d.tanh(), x / 3, x.clamp(max=0.5), x.clamp(min=0.5), i.clamp(max=40),
+        i.clamp(7, 50), x.clamp(-1, 1), (i - 32).clamp(min=-5), 1 / x,
+        1 / (1 + (-d).exp().float()),
+    ]  # fmt: skip
+    assert torch.equal(out.cpu(), torch.stack([e.float() for e in expected], 1))
 
 
 # ---- numbers ------------------------------------------------------------------------------------

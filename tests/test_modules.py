@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from oracle import assert_matches, assert_same_bits
+from oracle import assert_same_bits
 
-from torch_mlxnorm import RMSNorm, reference, rms_norm
+from torch_mlxnorm import RMSNorm, rms_norm
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
@@ -28,7 +28,7 @@ def test_options(device: str) -> None:
     x = torch.randn(3, 32, dtype=torch.bfloat16).to(device)
     plain = RMSNorm([32], 1e-6, elementwise_affine=False)
     assert plain.weight is None and not plain.state_dict()
-    assert_matches(plain(x), reference.rms_norm(x, None))
+    assert_same_bits(plain(x), rms_norm(x, None, 1e-6))
 
     offset = RMSNorm(32, 1e-6, weight_offset=1.0, casting_mode="llama", device=device)
     assert offset.weight is not None and offset.weight.eq(0.0).all()

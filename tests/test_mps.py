@@ -10,56 +10,134 @@ from pathlib import Path
 import metal_sim
 import pytest
 import torch
-from oracle import assert_same_bits
-from test_rms_norm import TYPES, randn, type_id
+from ops import Call, Op, assert_all_same_bits, each_op
+from tensors import DTYPES, misaligned, type_id
 
 from torch_mlxnorm import rms_norm
 
 pytestmark = pytest.mark.usefixtures("simulated_mps")
 
+# Of 16-bit rows, with the kernel that is made for them.
+LENGTHS = {24: "simd_2", 128: "simd_2", 2816: "row_2", 32768: "row_4", 40000: "loop"}
+
 
 @pytest.mark.parametrize("access", ["vector", "scalar"])
-@pytest.mark.parametrize(
-    "elements", [24, 128, 2816, 32768, 40000], ids=lambda n: f"{n * 2}_bytes_as_float16"
-)
-@pytest.mark.parametrize(("dtype", "weight_dtype"), TYPES, ids=type_id)
+@pytest.mark.parametrize("elements", LENGTHS, ids=lambda n: f"{n * 2}_bytes")
+@pytest.mark.parametrize("dtype", DTYPES, ids=type_id)
+@each_op
 def test_thread_order_does_not_change_a_bit(
-    dtype: torch.dtype, weight_dtype: torch.dtype, elements: int, access: str
+    op: Op, dtype: torch.dtype, elements: int, access: str
 ) -> None:
-    """Every kernel, with threads run forward, reversed and shuffled."""
+    """Every kernel, with threads run forward, reversed and shuffled; with all tensors, and with as
+    few as there may be."""
     dim = elements if dtype != torch.float32 else elements // 2
-    shift = 0 if access == "vector" else 1
-    storage = randn(3 * dim + shift, dtype=dtype, device="mps")
-    x = storage[shift:].view(3, dim)
-    weight = randn(dim, dtype=weight_dtype, device="mps", seed=1)
-    options = {"casting_mode": "llama", "weight_offset": 1.0}
+    rows = 3 if elements < 10_000 else 2
+    call = op.call((rows,), dim, dtype, "mps", float32="even", scale=op.scale_kinds[-1])
+    expected = call()
+    if access == "scalar":
+        call = call.mapped(misaligned, call.rowwise)
+    llama = {"casting_mode": "llama", "weight_offset": 1.0}
+    llama |= {"round_intermediates": True} if op.rounds else {}
+    bare = call.having(**dict.fromkeys(op.optional))
+    variants = [call, call.under(**llama), bare] if access == "vector" else [call]
     result = metal_sim.assert_order_independent(
-        lambda: (rms_norm(x, weight), rms_norm(x, None), rms_norm(x, weight, **options)), shuffles=1
+        lambda: [variant() for variant in variants], shuffles=1, name=op.name
     )
-    assert_same_bits(result[0], rms_norm(x, weight))
+    assert_all_same_bits(result[0], expected)
+    with metal_sim.thread_order("forward"):
+        call()
+        torch.mps.synchronize()
+        kernel = f"{op.name}_{LENGTHS[elements]}_{type_id(dtype)}_{access}"
+        assert metal_sim._kernels_run() == [kernel]
 
 
-def test_encodes_one_dispatch_and_nothing_else() -> None:
-    qkv = randn(6, 192, dtype=torch.float16, device="mps")
-    heads = qkv[:, 64:128].view(6, 4, 16).transpose(0, 1)
-    weight = randn(16, dtype=torch.float32, device="mps")
-    rms_norm(heads, weight)
+def strided_rows(call: Call) -> Call:
+    """Read where they are: leading dimensions that fold into no fewer than two, rows apart."""
+
+    def spread(t: torch.Tensor) -> torch.Tensor:
+        base = torch.empty(
+            t.shape[1], t.shape[0], *t.shape[2:-1], t.shape[-1] + 8, dtype=t.dtype, device=t.device
+        )
+        return base.transpose(0, 1)[..., : t.shape[-1]].copy_(t)
+
+    return call.mapped(spread, call.rowwise)
+
+
+@each_op
+def test_encodes_one_dispatch_and_nothing_else(op: Op) -> None:
+    call = op.call((4, 6), 16, torch.float16, "mps", float32="odd", scale=op.scale_kinds[-1])
+    call = strided_rows(call)
+    call()
     torch.mps.synchronize()
 
     metal_sim.reset_stats()
-    out = rms_norm(heads, weight)
-    rms_norm(heads, weight, out=out)
+    outs = call()
+    call(out=outs)
     stats = metal_sim.stats()
     assert stats["dispatches"] == 2
     for nothing in ("commits", "outside_commits", "synchronizations", "copies", "cpu_fallbacks"):
         assert stats[nothing] == 0, nothing
-    assert stats["buffers"] == 1  # out
+    assert stats["buffers"] == len(op.results)
     for cached in ("libraries", "functions", "pipelines"):
         assert stats[cached] == 0, cached
 
 
+@each_op
+def test_no_rows_encode_nothing(op: Op) -> None:
+    call = op.call((0,), 64, torch.float32, "mps")
+    metal_sim.reset_stats()
+    call()
+    assert metal_sim.stats()["dispatches"] == 0
+
+
+@each_op
+def test_libraries_keep_nan(op: Op) -> None:
+    """Fast math would let the compiler assume that there is none."""
+    op.call((2,), 64, torch.float32, "mps")()
+    assert metal_sim.stats()["fast_math_libraries"] == 0
+
+
+@each_op
+def test_pipelines_are_made_once(op: Op) -> None:
+    """One for each kernel, dtypes and options; rows, eps, weight_offset and the values of a scale
+    do not ask for more."""
+    many = op.call((40,), 1000, torch.bfloat16, "mps")
+    bare = many.having(**dict.fromkeys(op.optional))
+    for options in ({}, {"casting_mode": "llama"}):
+        warm = [many.rows(slice(1)), many, bare.rows(slice(2)), bare]
+        for call in warm:
+            call.under(**options)()
+        metal_sim.reset_stats()
+        many.rows(slice(7)).under(eps=1e-5, **options)()
+        many.rows(slice(2, None)).under(weight_offset=1.0, **options)()
+        bare.rows(slice(3, None)).under(eps=1e-5, **options)()
+        assert metal_sim.stats()["pipelines"] == 0
+    op.call((40,), 1000, torch.float32, "mps").under(eps=1e-3)()
+    assert metal_sim.stats()["pipelines"] <= 1
+
+
+@each_op
+def test_no_object_is_leaked(op: Op) -> None:
+    call = op.call((4,), 256, torch.float32, "mps")
+    copied = call.mapped(lambda t: t.t().contiguous().t(), op.activations)
+
+    def live_after_calls() -> dict[str, int]:
+        for _ in range(5):
+            call()
+            copied()
+        torch.mps.synchronize()
+        return metal_sim.live_objects()
+
+    assert live_after_calls() == live_after_calls()
+
+
+# ---- rows longer than a kernel can count --------------------------------------------------------
+
+TOO_LONG = 2**31 + 1
+
+
 def test_a_row_that_the_kernels_cannot_count_is_an_error() -> None:
-    x = torch.empty(2**31 + 1, dtype=torch.float16, device="mps")  # lazily mapped
+    x = torch.empty(TOO_LONG, dtype=torch.float16, device="mps")  # lazily mapped
     metal_sim.reset_stats()
     expected = "x must have a last dimension of at most 2147483648 on mps:0, got 2147483649"
     with pytest.raises(RuntimeError, match=f"mlxnorm::rms_norm: {expected}"):
@@ -69,48 +147,19 @@ def test_a_row_that_the_kernels_cannot_count_is_an_error() -> None:
     assert metal_sim.stats()["buffers"] == metal_sim.stats()["dispatches"] == 0
 
 
-def test_no_rows_encode_nothing() -> None:
+@each_op
+def test_every_op_checks_that(op: Op) -> None:
+    call = op.call((2,), 1, torch.float16, "mps", scale="one")
+    longer = op.named("activation", "experts", "weight")
+    call = call.mapped(lambda t: t.expand(*t.shape[:-1], TOO_LONG), longer)
     metal_sim.reset_stats()
-    rms_norm(torch.empty(0, 64, device="mps"), None)
-    assert metal_sim.stats()["dispatches"] == 0
+    expected = f"{op.first} must have a last dimension of at most 2147483648 on mps:0, got"
+    with pytest.raises(RuntimeError, match=f"mlxnorm::{op.name}: {expected} {TOO_LONG}"):
+        call()
+    assert metal_sim.stats()["buffers"] == metal_sim.stats()["dispatches"] == 0
 
 
-def test_libraries_keep_nan() -> None:
-    """Fast math would let the compiler assume that there is none."""
-    rms_norm(torch.ones(2, 64, device="mps"), None)
-    assert metal_sim.stats()["fast_math_libraries"] == 0
-
-
-def test_pipelines_are_made_once() -> None:
-    """One for each kernel, dtypes and options; rows, eps and weight_offset do not ask for more."""
-    x = randn(40, 1000, dtype=torch.bfloat16, device="mps")
-    weight = randn(1000, dtype=torch.bfloat16, device="mps")
-    for options in ({}, {"casting_mode": "llama"}):
-        rms_norm(x[:1], weight, **options)
-        rms_norm(x, weight, **options)
-        rms_norm(x, None, **options)
-        metal_sim.reset_stats()
-        rms_norm(x[:7], weight, 1e-5, **options)
-        rms_norm(x[2:], weight, weight_offset=1.0, **options)
-        rms_norm(x[3:], None, 1e-5, **options)
-        assert metal_sim.stats()["pipelines"] == 0
-    rms_norm(x.float(), None, 1e-3)
-    assert metal_sim.stats()["pipelines"] <= 1
-
-
-def test_no_object_is_leaked() -> None:
-    x = randn(4, 256, dtype=torch.float32, device="mps")
-    strided = randn(256, 4, dtype=torch.float32, device="mps").t()
-
-    def live_after_calls() -> dict[str, int]:
-        for _ in range(5):
-            rms_norm(x, None)
-            rms_norm(strided, None)
-        torch.mps.synchronize()
-        return metal_sim.live_objects()
-
-    assert live_after_calls() == live_after_calls()
-
+# ---- TORCH_MLXNORM_KERNEL -----------------------------------------------------------------------
 
 KERNEL_CHOICE = """
 import torch, metal_sim

@@ -33,9 +33,9 @@ extern "C" const char* plan(int dtype, int64_t rows, int64_t dim, int aligned, c
     const uint32_t values[] = {uint32_t(p.kernel),     p.words_per_thread,
                                p.lanes_per_row,        p.threads,
                                p.rows_per_threadgroup, p.vector,
-                               p.prefetch_weight};
+                               p.prefetch};
     std::memcpy(result, values, sizeof(values));
-    std::strcpy(name, function_name("rms_norm", p, DType(dtype), WeightType::float32).c_str());
+    std::strcpy(name, function_name(Op::rms_norm, p, DType(dtype)).c_str());
     return nullptr;
   } catch (const std::invalid_argument& e) {
     error = e.what();
@@ -68,7 +68,7 @@ class Plan:
     threads: int
     rows_per_threadgroup: int
     vector: bool
-    prefetch_weight: bool
+    prefetch: bool
     name: str
 
 
@@ -157,16 +157,16 @@ def test_the_sum_depends_on_dim_and_dtype_alone(library: ctypes.CDLL, dtype: str
 
 def test_known_plans(library: ctypes.CDLL) -> None:
     hidden = plan(library, "bfloat16", 1, 2816)
-    assert hidden.name == "rms_norm_row_2_bfloat16_float32_vector"
-    assert (hidden.threads, hidden.prefetch_weight) == (192, True)
+    assert hidden.name == "rms_norm_row_2_bfloat16_vector"
+    assert (hidden.threads, hidden.prefetch) == (192, True)
     prefill = plan(library, "bfloat16", 2048, 2816)
-    assert (prefill.threads, prefill.prefetch_weight) == (192, False)
+    assert (prefill.threads, prefill.prefetch) == (192, False)
     heads = plan(library, "float16", 65536, 128)
-    assert heads.name == "rms_norm_simd_2_float16_float32_vector"
+    assert heads.name == "rms_norm_simd_2_float16_vector"
     assert (heads.lanes_per_row, heads.rows_per_threadgroup) == (8, 32)
     assert plan(library, "float16", 1, 128).threads == 32
-    assert plan(library, "float32", 5, 16384).name == "rms_norm_row_4_float32_float32_vector"
-    assert plan(library, "float32", 5, 16388).name == "rms_norm_loop_float32_float32_vector"
+    assert plan(library, "float32", 5, 16384).name == "rms_norm_row_4_float32_vector"
+    assert plan(library, "float32", 5, 16388).name == "rms_norm_loop_float32_vector"
 
 
 def test_vector_access_needs_whole_aligned_words(library: ctypes.CDLL) -> None:

@@ -4,15 +4,39 @@ Importing the package registers the operators ``torch.ops.mlxnorm.*``; the funct
 their typed, documented front.
 """
 
-from pathlib import Path
+import torch  # noqa: F401  (first: the extension needs its libraries)
 
-import torch
-
+from torch_mlxnorm import _C  # noqa: F401  (registers the operators)
 from torch_mlxnorm._version import __version__
+from torch_mlxnorm.functional import (
+    Activation,
+    CastingMode,
+    add_rms_norm,
+    fused_moe_wsum_post_ff_norm2_endlayer,
+    fused_post_attn_triple_norm,
+    fused_post_ff_norm2_endlayer,
+    rms_norm,
+    rms_norm_add,
+    rms_norm_add_rms_norm,
+    rms_norm_mul,
+    rms_norm_triple,
+)
+from torch_mlxnorm.modules import RMSNorm
+from torch_mlxnorm.record import RmsNormRecord
 
-torch.ops.load_library(Path(__file__).with_name("_C.so"))
-
-from torch_mlxnorm.functional import CastingMode, rms_norm  # noqa: E402
-from torch_mlxnorm.modules import RMSNorm  # noqa: E402
-
-__all__ = ["CastingMode", "RMSNorm", "__version__", "rms_norm"]
+__all__ = [
+    "Activation",
+    "CastingMode",
+    "RMSNorm",
+    "RmsNormRecord",
+    "__version__",
+    "add_rms_norm",
+    "fused_moe_wsum_post_ff_norm2_endlayer",
+    "fused_post_attn_triple_norm",
+    "fused_post_ff_norm2_endlayer",
+    "rms_norm",
+    "rms_norm_add",
+    "rms_norm_add_rms_norm",
+    "rms_norm_mul",
+    "rms_norm_triple",
+]

@@ -1,24 +1,113 @@
-"""The operators as typed Python functions."""
+"""The operators as typed Python functions.
+
+The formulas are written with::
+
+    N(x, weight) = x * rsqrt(mean(x**2, last dim) + eps) * (weight + weight_offset)
+    R(x)         = x rounded to the dtype of the activations if round_intermediates, else x
+
+:func:`rms_norm` describes tensors, ``eps``, ``weight_offset``, ``casting_mode``, ``out`` and errors
+for all of them. Beyond that, the other operators have in common:
+
+- **Activations**, the tensors ``[..., dim]``, have one shape, dtype and device; nothing is
+  broadcast. Each has strides of its own. Results have their shape and dtype, are contiguous, and
+  are rounded once, when they are written; everything before is float32.
+- **Weights** are ``[dim]``. Weights, ``scale``, ``layer_scalar`` and ``routing_weights`` have, each
+  for itself, the activations' dtype or float32. ``weight_offset`` is added to every weight,
+  ``casting_mode`` holds inside every ``N``.
+- **scale and layer_scalar** have 1 or ``dim`` elements, in any shape; the count decides.
+- **round_intermediates** ``False`` keeps float32 between the steps, which is more accurate: a
+  second norm sees the unrounded sum, although the sum that is returned is rounded. ``True`` rounds
+  wherever the formula says ``R``: in float16 and bfloat16 the results equal, bit for bit, the chain
+  of :func:`rms_norm` and PyTorch's ``+`` and ``*``.
+- **out** is a tuple of tensors, in the order of the results, where there are several, and is
+  returned as it is. Each may be one of the activations itself, if contiguous and of the result's
+  shape, as in ``add_rms_norm(x, residual, weight, out=(x, residual))``. None may overlap another
+  ``out``, nor a weight, ``scale``, ``layer_scalar``, ``routing_weights`` or ``expert_outputs``.
+- **Errors**, besides those of :func:`rms_norm`: ``TypeError`` when ``out`` is not a tuple of as
+  many tensors as there are results.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+Activation = Literal["none", "silu", "gelu_tanh", "sigmoid"]
 CastingMode = Literal["gemma", "llama"]
 
-_rms_norm = torch.ops.mlxnorm.rms_norm.default
-_rms_norm_out = torch.ops.mlxnorm.rms_norm.out
 
-
-def _options(weight_offset: float, casting_mode: CastingMode) -> dict[str, Any]:
+def _options(
+    weight_offset: float,
+    casting_mode: CastingMode,
+    round_intermediates: bool = False,
+    *,
+    activation: Activation = "none",
+    scale: Tensor | None = None,
+) -> dict[str, Any]:
     """What differs from the defaults. A keyword argument costs the dispatcher as much time as the
     norm of a short row."""
-    if weight_offset == 0.0 and casting_mode == "gemma":
-        return {}
-    return {"weight_offset": weight_offset, "casting_mode": casting_mode}
+    options: dict[str, Any] = {}
+    if weight_offset != 0.0:
+        options["weight_offset"] = weight_offset
+    if casting_mode != "gemma":
+        options["casting_mode"] = casting_mode
+    if round_intermediates:
+        options["round_intermediates"] = round_intermediates
+    if activation != "none":
+        options["activation"] = activation
+    if scale is not None:
+        options["scale"] = scale
+    return options
+
+
+def _bind(name: str, *results: str) -> Callable[[tuple[Any, ...], dict[str, Any], Any], Any]:
+    """Both overloads of an operator, looked up once, as ``run(arguments, options, out)``.
+
+    ``results`` names the out arguments in the order of the results; ``run`` adds them to
+    ``options``.
+    """
+    packet = getattr(torch.ops.mlxnorm, name)
+    functional, write = packet.default, packet.out
+    count = len(results)
+
+    def run(arguments: tuple[Any, ...], options: dict[str, Any], out: Any) -> Any:
+        if out is None:
+            return functional(*arguments, **options)
+        if count == 1:
+            options["out"] = out
+        elif isinstance(out, (tuple, list)) and len(out) == count:
+            for i in range(count):
+                options[results[i]] = out[i]
+        else:
+            got = type(out).__name__
+            if isinstance(out, (tuple, list)):
+                got += f" of {len(out)}"
+            raise TypeError(
+                f"mlxnorm::{name}: out must be a tuple of {count} tensors "
+                f"({', '.join(results)}), got {got}"
+            )
+        write(*arguments, **options)
+        return out
+
+    return run
+
+
+_rms_norm = _bind("rms_norm", "out")
+_rms_norm_mul = _bind("rms_norm_mul", "out")
+_rms_norm_triple = _bind("rms_norm_triple", "out_a", "out_b", "out_c")
+_add_rms_norm = _bind("add_rms_norm", "out", "residual_out")
+_rms_norm_add = _bind("rms_norm_add", "out")
+_rms_norm_add_rms_norm = _bind("rms_norm_add_rms_norm", "residual_out", "out")
+_fused_post_attn_triple_norm = _bind(
+    "fused_post_attn_triple_norm", "residual_out", "out_a", "out_b", "out_c"
+)
+_fused_post_ff_norm2_endlayer = _bind("fused_post_ff_norm2_endlayer", "mlp_down", "hidden")
+_fused_moe_wsum_post_ff_norm2_endlayer = _bind(
+    "fused_moe_wsum_post_ff_norm2_endlayer", "mlp_down", "hidden"
+)
 
 
 def rms_norm(
@@ -30,12 +119,9 @@ def rms_norm(
     casting_mode: CastingMode = "gemma",
     out: Tensor | None = None,
 ) -> Tensor:
-    r"""Root-mean-square normalization over the last dimension.
+    """Root-mean-square normalization over the last dimension::
 
-    .. math::
-
-        y = \frac{x}{\sqrt{\mathrm{mean}(x^2) + \mathrm{eps}}} \cdot
-            (\mathrm{weight} + \mathrm{weight\_offset})
+        out = x * rsqrt(mean(x**2, last dim) + eps) * (weight + weight_offset)
 
     The sum of squares and everything after it is computed in float32, in an order that depends on
     device, dim and dtype alone: a row gives the same bits alone or in a batch.
@@ -45,7 +131,7 @@ def rms_norm(
             whose last dimension has stride 1 are read where they are when the leading dimensions
             fold into at most three, other layouts are made contiguous first.
         weight: ``[dim]``, of x's dtype or float32, on x's device. ``None`` means 1, and then
-            ``weight_offset`` has no effect.
+            ``weight_offset`` and ``casting_mode`` have no effect.
         eps: added to the mean of the squares.
         weight_offset: added to the weight in float32; 1.0 for checkpoints that store
             ``weight - 1`` (Gemma 1 to 3).
@@ -69,10 +155,338 @@ def rms_norm(
     NaN and infinities propagate as in :func:`torch.nn.functional.rms_norm`.
 
     Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019,
-    https://arxiv.org/abs/1910.07467; ported from ``dispatch_rms_norm`` of mlx-native 0.9.0.
+    https://arxiv.org/abs/1910.07467; ported from ``dispatch_rms_norm``,
+    ``dispatch_rms_norm_no_scale_bf16`` and ``dispatch_rms_norm_no_scale_f32`` of mlx-native 0.9.0,
+    ``rms_norm.rs``.
     """
     options = _options(weight_offset, casting_mode)
-    if out is None:
-        return _rms_norm(x, weight, eps, **options)
-    _rms_norm_out(x, weight, eps, out=out, **options)
-    return out
+    return _rms_norm((x, weight, eps), options, out)
+
+
+def rms_norm_mul(
+    x: Tensor,
+    weight: Tensor | None,
+    scale: Tensor,
+    eps: float = 1e-6,
+    *,
+    activation: Activation = "none",
+    weight_offset: float = 0.0,
+    casting_mode: CastingMode = "gemma",
+    round_intermediates: bool = False,
+    out: Tensor | None = None,
+) -> Tensor:
+    """A norm times a scale or an activated gate::
+
+        out = R(N(x, weight)) * activation(scale)
+
+    With ``round_intermediates`` the activated scale is rounded to scale's own dtype.
+
+    Args:
+        x: ``[..., dim]``, float32, float16 or bfloat16.
+        weight: ``[dim]``, of x's dtype or float32, or ``None``.
+        scale: x's shape, or ``dim`` elements, or 1, of x's dtype or float32.
+        activation: of scale. ``"none"``: ``scale``; ``"silu"``: ``scale * sigmoid(scale)``;
+            ``"gelu_tanh"``: ``0.5 * scale * (1 + tanh(sqrt(2 / pi) * (scale + 0.044715 *
+            scale**3)))``; ``"sigmoid"``.
+        eps, weight_offset, casting_mode: see :func:`rms_norm`.
+        round_intermediates, out: see :mod:`torch_mlxnorm.functional`.
+
+    Returns:
+        x's shape and dtype.
+
+    Raises:
+        ValueError: ``activation`` is unknown.
+        RuntimeError: scale has another shape.
+        Otherwise as :func:`rms_norm`.
+
+    Source: ported from ``dispatch_rms_norm_mul`` of mlx-native 0.9.0, ``rms_norm.rs``, which takes
+    a scale of x's shape and dtype. The activations are beyond the source; they serve gated norms,
+    such as the one behind the linear attention of Qwen3-Next.
+    """
+    options = _options(weight_offset, casting_mode, round_intermediates, activation=activation)
+    return _rms_norm_mul((x, weight, scale, eps), options, out)
+
+
+def rms_norm_triple(
+    x: Tensor,
+    weight_a: Tensor | None,
+    weight_b: Tensor | None,
+    weight_c: Tensor | None,
+    eps: float = 1e-6,
+    *,
+    weight_offset: float = 0.0,
+    casting_mode: CastingMode = "gemma",
+    out: tuple[Tensor, Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Three norms of one input, which is read and reduced once::
+
+        out_a = N(x, weight_a)
+        out_b = N(x, weight_b)
+        out_c = N(x, weight_c)
+
+    Args:
+        x: ``[..., dim]``, float32, float16 or bfloat16.
+        weight_a, weight_b, weight_c: ``[dim]``, each of x's dtype or float32, or ``None``.
+        eps, weight_offset, casting_mode: see :func:`rms_norm`.
+        out: see :mod:`torch_mlxnorm.functional`.
+
+    Returns:
+        ``(out_a, out_b, out_c)``, each of x's shape and dtype.
+
+    Raises:
+        As :func:`rms_norm`.
+
+    Source: ported from ``dispatch_rms_norm_f32_triple`` of mlx-native 0.9.0, ``rms_norm.rs``.
+    """
+    options = _options(weight_offset, casting_mode)
+    return _rms_norm_triple((x, weight_a, weight_b, weight_c, eps), options, out)
+
+
+def add_rms_norm(
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor | None,
+    eps: float = 1e-6,
+    *,
+    weight_offset: float = 0.0,
+    casting_mode: CastingMode = "gemma",
+    round_intermediates: bool = False,
+    out: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """A residual add and the norm of the sum::
+
+        residual_out = R(x + residual)
+        out = N(residual_out, weight)
+
+    Args:
+        x, residual: ``[..., dim]``, float32, float16 or bfloat16.
+        weight: ``[dim]``, of x's dtype or float32, or ``None``.
+        eps, weight_offset, casting_mode: see :func:`rms_norm`.
+        round_intermediates, out: see :mod:`torch_mlxnorm.functional`.
+
+    Returns:
+        ``(out, residual_out)``, each of x's shape and dtype.
+
+    Raises:
+        As :func:`rms_norm`.
+
+    Source: beyond ``rms_norm.rs`` of mlx-native 0.9.0; it serves the pre-norm layers of Llama,
+    Qwen, Mistral and others.
+    """
+    options = _options(weight_offset, casting_mode, round_intermediates)
+    return _add_rms_norm((x, residual, weight, eps), options, out)
+
+
+def rms_norm_add(
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor | None,
+    eps: float = 1e-6,
+    *,
+    scale: Tensor | None = None,
+    weight_offset: float = 0.0,
+    casting_mode: CastingMode = "gemma",
+    round_intermediates: bool = False,
+    out: Tensor | None = None,
+) -> Tensor:
+    """A norm added to the residual stream, scaled if there is a scale::
+
+        out = R(residual + R(N(x, weight))) * scale
+
+    Args:
+        x, residual: ``[..., dim]``, float32, float16 or bfloat16.
+        weight: ``[dim]``, of x's dtype or float32, or ``None``.
+        scale: 1 or ``dim`` elements, of x's dtype or float32. ``None`` means 1.
+        eps, weight_offset, casting_mode: see :func:`rms_norm`.
+        round_intermediates, out: see :mod:`torch_mlxnorm.functional`.
+
+    Returns:
+        x's shape and dtype.
+
+    Raises:
+        RuntimeError: scale has another number of elements.
+        Otherwise as :func:`rms_norm`.
+
+    Source: beyond ``rms_norm.rs`` of mlx-native 0.9.0; it serves the post-norms of Gemma 2 to 4 and
+    OLMo 2, with scale the end of a dense Gemma 4 layer.
+    """
+    options = _options(weight_offset, casting_mode, round_intermediates, scale=scale)
+    return _rms_norm_add((x, residual, weight, eps), options, out)
+
+
+def rms_norm_add_rms_norm(
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor | None,
+    next_weight: Tensor | None,
+    eps: float = 1e-6,
+    *,
+    scale: Tensor | None = None,
+    weight_offset: float = 0.0,
+    casting_mode: CastingMode = "gemma",
+    round_intermediates: bool = False,
+    out: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """A norm added to the residual stream, scaled if there is a scale, and the norm of the sum::
+
+        residual_out = R(R(residual + R(N(x, weight))) * scale)
+        out = N(residual_out, next_weight)
+
+    Args:
+        x, residual: ``[..., dim]``, float32, float16 or bfloat16.
+        weight, next_weight: ``[dim]``, each of x's dtype or float32, or ``None``.
+        scale: 1 or ``dim`` elements, of x's dtype or float32. ``None`` means 1.
+        eps, weight_offset, casting_mode: see :func:`rms_norm`; the same for both norms.
+        round_intermediates, out: see :mod:`torch_mlxnorm.functional`.
+
+    Returns:
+        ``(residual_out, out)``, each of x's shape and dtype.
+
+    Raises:
+        RuntimeError: scale has another number of elements.
+        Otherwise as :func:`rms_norm`.
+
+    Source: beyond ``rms_norm.rs`` of mlx-native 0.9.0; it serves Gemma 2, 3 and 4, where a norm of
+    the residual stream follows every post-norm.
+    """
+    options = _options(weight_offset, casting_mode, round_intermediates, scale=scale)
+    return _rms_norm_add_rms_norm((x, residual, weight, next_weight, eps), options, out)
+
+
+def fused_post_attn_triple_norm(
+    hidden: Tensor,
+    attn_out: Tensor,
+    post_attn_weight: Tensor,
+    weight_a: Tensor | None,
+    weight_b: Tensor | None,
+    weight_c: Tensor | None,
+    eps: float = 1e-6,
+    *,
+    weight_offset: float = 0.0,
+    casting_mode: CastingMode = "gemma",
+    round_intermediates: bool = False,
+    out: tuple[Tensor, Tensor, Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The norm after attention, added to the residual stream, and three norms of the sum::
+
+        residual_out = R(hidden + R(N(attn_out, post_attn_weight)))
+        out_a = N(residual_out, weight_a)
+        out_b = N(residual_out, weight_b)
+        out_c = N(residual_out, weight_c)
+
+    Args:
+        hidden, attn_out: ``[..., dim]``, float32, float16 or bfloat16.
+        post_attn_weight: ``[dim]``, of hidden's dtype or float32.
+        weight_a, weight_b, weight_c: the same, or ``None``.
+        eps, weight_offset, casting_mode: see :func:`rms_norm`; the same for all norms.
+        round_intermediates, out: see :mod:`torch_mlxnorm.functional`.
+
+    Returns:
+        ``(residual_out, out_a, out_b, out_c)``, each of hidden's shape and dtype.
+
+    Raises:
+        As :func:`rms_norm`.
+
+    Source: ported from ``dispatch_fused_post_attn_triple_norm_f32`` of mlx-native 0.9.0,
+    ``rms_norm.rs``; it serves the MoE layers of Gemma 4.
+    """
+    options = _options(weight_offset, casting_mode, round_intermediates)
+    return _fused_post_attn_triple_norm(
+        (hidden, attn_out, post_attn_weight, weight_a, weight_b, weight_c, eps), options, out
+    )
+
+
+def fused_post_ff_norm2_endlayer(
+    attn_out: Tensor,
+    moe_accum: Tensor,
+    residual: Tensor,
+    w2: Tensor,
+    w3: Tensor,
+    layer_scalar: Tensor,
+    eps: float = 1e-6,
+    *,
+    weight_offset: float = 0.0,
+    casting_mode: CastingMode = "gemma",
+    round_intermediates: bool = False,
+    out: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The two norms at the end of a mixture-of-experts layer::
+
+        mlp_down = R(attn_out + R(N(moe_accum, w2)))
+        hidden = R(residual + R(N(mlp_down, w3))) * layer_scalar
+
+    The names are the source's. In Gemma 4 ``attn_out`` is the normed output of the dense MLP, and
+    ``residual`` the residual stream after attention.
+
+    Args:
+        attn_out, moe_accum, residual: ``[..., dim]``, float32, float16 or bfloat16.
+        w2, w3: ``[dim]``, each of attn_out's dtype or float32.
+        layer_scalar: 1 or ``dim`` elements, of attn_out's dtype or float32.
+        eps, weight_offset, casting_mode: see :func:`rms_norm`; the same for both norms.
+        round_intermediates, out: see :mod:`torch_mlxnorm.functional`.
+
+    Returns:
+        ``(mlp_down, hidden)``, each of attn_out's shape and dtype.
+
+    Raises:
+        RuntimeError: layer_scalar has another number of elements.
+        Otherwise as :func:`rms_norm`.
+
+    Source: ported from ``dispatch_fused_post_ff_norm2_endlayer_f32`` of mlx-native 0.9.0,
+    ``rms_norm.rs``; it serves the MoE layers of Gemma 4.
+    """
+    options = _options(weight_offset, casting_mode, round_intermediates)
+    return _fused_post_ff_norm2_endlayer(
+        (attn_out, moe_accum, residual, w2, w3, layer_scalar, eps), options, out
+    )
+
+
+def fused_moe_wsum_post_ff_norm2_endlayer(
+    expert_outputs: Tensor,
+    routing_weights: Tensor,
+    attn_out: Tensor,
+    residual: Tensor,
+    w2: Tensor,
+    w3: Tensor,
+    layer_scalar: Tensor,
+    eps: float = 1e-6,
+    *,
+    weight_offset: float = 0.0,
+    casting_mode: CastingMode = "gemma",
+    round_intermediates: bool = False,
+    out: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The weighted sum of the experts, then :func:`fused_post_ff_norm2_endlayer`::
+
+        moe_accum = R(sum over k of routing_weights[..., k] * expert_outputs[..., k, :])
+        mlp_down = R(attn_out + R(N(moe_accum, w2)))
+        hidden = R(residual + R(N(mlp_down, w3))) * layer_scalar
+
+    The sum runs over ascending k in float32.
+
+    Args:
+        expert_outputs: ``[..., top_k, dim]``, float32, float16 or bfloat16, ``top_k`` at least 1.
+        routing_weights: ``[..., top_k]``, of expert_outputs' dtype or float32.
+        attn_out, residual: ``[..., dim]``, of expert_outputs' dtype.
+        w2, w3: ``[dim]``, each of expert_outputs' dtype or float32.
+        layer_scalar: 1 or ``dim`` elements, of expert_outputs' dtype or float32.
+        eps, weight_offset, casting_mode: see :func:`rms_norm`; the same for both norms.
+        round_intermediates, out: see :mod:`torch_mlxnorm.functional`.
+
+    Returns:
+        ``(mlp_down, hidden)``, each ``[..., dim]`` of expert_outputs' dtype.
+
+    Raises:
+        RuntimeError: expert_outputs has fewer than 2 dimensions or an empty one of the last two,
+            layer_scalar has another number of elements.
+        Otherwise as :func:`rms_norm`.
+
+    Source: ported from ``dispatch_fused_moe_wsum_post_ff_norm2_endlayer_f32_v2`` of mlx-native
+    0.9.0, ``rms_norm.rs``; it serves the MoE layers of Gemma 4.
+    """
+    options = _options(weight_offset, casting_mode, round_intermediates)
+    return _fused_moe_wsum_post_ff_norm2_endlayer(
+        (expert_outputs, routing_weights, attn_out, residual, w2, w3, layer_scalar, eps),
+        options,
+        out,
+    )

@@ -1,4 +1,4 @@
-// How the rows of a CPU op are shared out and written, the same for every op.
+// How the rows of a CPU op are shared out and written.
 #pragma once
 
 #include <ATen/Parallel.h>
@@ -23,7 +23,7 @@ void parallel_rows(int64_t rows, int64_t dim, const Body& body) {
   }
 }
 
-// Stores past the caches pay when the result cannot stay in them anyway, and need aligned rows.
-bool worth_streaming(const at::Tensor& out, int64_t dim);
+// Stores past the caches pay when the results cannot stay in them anyway, and need aligned rows.
+bool worth_streaming(const at::Tensor* const* outs, int out_count, int64_t dim);
 
 }  // namespace mlxnorm::cpu

@@ -18,11 +18,14 @@ namespace mlxnorm::mps {
 
 // What a pipeline is specialised for.
 struct PipelineKey {
-  const char* op;  // names the library, shaders/OP.metal, and is the prefix of its functions
+  Op op;  // names the library, shaders/OP.metal, and is the prefix of its functions
   Plan plan;
   DType dtype;
-  WeightType weight;
+  uint32_t operand_types;
+  bool scale_is_scalar;
+  Activation activation;
   bool round_before_weight;
+  bool round_intermediates;
 };
 
 // Compiled on first use, then cached for the life of the process. Raises when Metal fails.
@@ -35,11 +38,9 @@ inline int64_t byte_offset(const at::Tensor& tensor) {
   return tensor.storage_offset() * int64_t(tensor.element_size());
 }
 
-inline void set_tensor(id<MTLComputeCommandEncoder> encoder, const at::Tensor& tensor,
-                       NSUInteger index) {
-  // The data pointer of an MPS storage is its MTLBuffer.
-  id<MTLBuffer> buffer = __builtin_bit_cast(id<MTLBuffer>, tensor.storage().data());
-  [encoder setBuffer:buffer offset:NSUInteger(byte_offset(tensor)) atIndex:index];
+// The data pointer of an MPS storage is its MTLBuffer.
+inline id<MTLBuffer> buffer_of(const at::Tensor& tensor) {
+  return __builtin_bit_cast(id<MTLBuffer>, tensor.storage().data());
 }
 
 // Calls body(encoder) on the queue of the current MPS stream. The encoder stays PyTorch's: nothing

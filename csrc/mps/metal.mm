@@ -8,6 +8,7 @@
 #include <map>
 #include <mutex>
 #include <string>
+#include <unordered_map>
 
 #include "embedded_shaders.h"
 
@@ -47,39 +48,41 @@ id<MTLLibrary> compile(id<MTLDevice> device, const EmbeddedLibrary& embedded) {
   return library;
 }
 
-id<MTLLibrary> library_of(id<MTLDevice> device, const char* op) {
-  static auto* libraries = new std::map<std::string, id<MTLLibrary>>;
+id<MTLLibrary> library_of(id<MTLDevice> device, Op op) {
+  static auto* libraries = new std::map<Op, id<MTLLibrary>>;
   id<MTLLibrary>& library = (*libraries)[op];
   if (library == nil) {
     for (const EmbeddedLibrary& embedded : kEmbeddedLibraries) {
-      if (std::strcmp(embedded.name, op) == 0) {
+      if (std::strcmp(embedded.name, name_of(op)) == 0) {
         library = compile(device, embedded);
       }
     }
-    TORCH_CHECK(library != nil, "mlxnorm: no Metal library is embedded for ", op);
+    TORCH_CHECK(library != nil, "mlxnorm: no Metal library is embedded for ", name_of(op));
   }
   return library;
 }
 
 MTLFunctionConstantValues* constants_of(const PipelineKey& key) {
-  const bool has_weight = key.weight != WeightType::none;
   MTLFunctionConstantValues* values = [[MTLFunctionConstantValues alloc] init];
-  [values setConstantValue:&has_weight type:MTLDataTypeBool atIndex:kHasWeightConstant];
-  [values setConstantValue:&key.round_before_weight
-                      type:MTLDataTypeBool
-                   atIndex:kRoundBeforeWeightConstant];
-  [values setConstantValue:&key.plan.prefetch_weight
-                      type:MTLDataTypeBool
-                   atIndex:kPrefetchWeightConstant];
-  [values setConstantValue:&key.plan.lanes_per_row
-                      type:MTLDataTypeUInt
-                   atIndex:kLanesPerRowConstant];
+  const auto set_bool = [values](const bool& value, FunctionConstant index) {
+    [values setConstantValue:&value type:MTLDataTypeBool atIndex:index];
+  };
+  const auto set_uint = [values](const uint32_t& value, FunctionConstant index) {
+    [values setConstantValue:&value type:MTLDataTypeUInt atIndex:index];
+  };
+  set_uint(key.operand_types, kOperandTypesConstant);
+  set_bool(key.scale_is_scalar, kScaleIsScalarConstant);
+  set_uint(key.activation, kActivationConstant);
+  set_bool(key.round_before_weight, kRoundBeforeWeightConstant);
+  set_bool(key.round_intermediates, kRoundIntermediatesConstant);
+  set_bool(key.plan.prefetch, kPrefetchConstant);
+  set_uint(key.plan.lanes_per_row, kLanesPerRowConstant);
   return values;
 }
 
 id<MTLComputePipelineState> create_pipeline(const PipelineKey& key) {
   id<MTLDevice> device = at::mps::MPSDevice::getInstance()->device();
-  const std::string name = function_name(key.op, key.plan, key.dtype, key.weight);
+  const std::string name = function_name(key.op, key.plan, key.dtype);
   NSError* error = nil;
   MTLFunctionConstantValues* constants = constants_of(key);
   id<MTLFunction> function =
@@ -102,34 +105,35 @@ id<MTLComputePipelineState> create_pipeline(const PipelineKey& key) {
 }
 
 // Everything a pipeline depends on, in one word; the thread counts do not enter it.
-uint64_t variant_of(const PipelineKey& key) {
-  uint64_t variant = uint64_t(key.plan.kernel);
-  variant = variant << 4 | key.plan.words_per_thread;
-  variant = variant << 8 | key.plan.lanes_per_row;
-  variant = variant << 1 | uint64_t(key.plan.vector);
-  variant = variant << 1 | uint64_t(key.plan.prefetch_weight);
-  variant = variant << 2 | uint64_t(key.dtype);
-  variant = variant << 2 | uint64_t(key.weight);
-  return variant << 1 | uint64_t(key.round_before_weight);
+uint64_t packed(const PipelineKey& key) {
+  uint64_t word = uint64_t(key.op);
+  const auto append = [&word](uint64_t value, int bits) { word = word << bits | value; };
+  append(uint64_t(key.plan.kernel), 2);
+  append(key.plan.words_per_thread, 4);
+  append(key.plan.lanes_per_row, 6);
+  append(key.plan.vector, 1);
+  append(key.plan.prefetch, 1);
+  append(uint64_t(key.dtype), 2);
+  append(key.operand_types, 2 * kOperands);
+  append(key.scale_is_scalar, 1);
+  append(key.activation, 2);
+  append(key.round_before_weight, 1);
+  append(key.round_intermediates, 1);
+  return word;
 }
 
 }  // namespace
 
 id<MTLComputePipelineState> pipeline(const PipelineKey& key) {
-  // `op` is a string constant, so its address stands for it.
-  static auto* pipelines =
-      new std::map<std::pair<const char*, uint64_t>, id<MTLComputePipelineState>>;
-  const std::pair<const char*, uint64_t> variant{key.op, variant_of(key)};
+  static auto* pipelines = new std::unordered_map<uint64_t, id<MTLComputePipelineState>>;
   const std::lock_guard<std::mutex> lock(cache_mutex);
-  const auto found = pipelines->find(variant);
-  if (found != pipelines->end()) {
-    return found->second;
+  id<MTLComputePipelineState>& state = (*pipelines)[packed(key)];
+  if (state == nil) {
+    @autoreleasepool {
+      state = create_pipeline(key);
+    }
   }
-  @autoreleasepool {
-    id<MTLComputePipelineState> state = create_pipeline(key);
-    pipelines->emplace(variant, state);
-    return state;
-  }
+  return state;
 }
 
 KernelChoice kernel_choice() {

@@ -67,7 +67,7 @@ Plan plan_rows(DType dtype, int64_t rows, int64_t dim, bool aligned, KernelChoic
   if (choice == KernelChoice::vector && !plan.vector) {
     throw std::invalid_argument(
         "TORCH_MLXNORM_KERNEL=vector needs rows of a multiple of 16 bytes that start on 16-byte "
-        "boundaries in x, weight and out");
+        "boundaries in every tensor");
   }
   plan.vector = plan.vector && choice != KernelChoice::scalar;
 
@@ -89,7 +89,7 @@ Plan plan_rows(DType dtype, int64_t rows, int64_t dim, bool aligned, KernelChoic
     plan.kernel = RowKernel::loop;
     plan.threads = kMaxThreads;
   }
-  plan.prefetch_weight =
+  plan.prefetch =
       plan.kernel == RowKernel::row && plan.words_per_thread == 2 && rows <= kPrefetchRows;
   return plan;
 }
@@ -113,8 +113,8 @@ bool rows_aligned(const RowLayout& layout, int64_t byte_offset, DType dtype) {
          aligned(layout.stride2);
 }
 
-std::string function_name(const char* op, const Plan& plan, DType dtype, WeightType weight) {
-  std::string name = op;
+std::string function_name(Op op, const Plan& plan, DType dtype) {
+  std::string name = name_of(op);
   switch (plan.kernel) {
     case RowKernel::simd:
       name += "_simd_";
@@ -130,8 +130,6 @@ std::string function_name(const char* op, const Plan& plan, DType dtype, WeightT
     name += std::to_string(plan.words_per_thread) + "_";
   }
   name += name_of(dtype);
-  name += "_";
-  name += name_of(weight == WeightType::float32 ? DType::float32 : dtype);
   name += plan.vector ? "_vector" : "_scalar";
   return name;
 }

@@ -30,8 +30,8 @@ struct Plan {
   uint32_t lanes_per_row;     // simd only, else 32
   uint32_t threads;           // per threadgroup
   uint32_t rows_per_threadgroup;
-  bool vector;           // 16-byte access instead of element by element
-  bool prefetch_weight;  // load the weight before the reduction
+  bool vector;    // 16-byte access instead of element by element
+  bool prefetch;  // load everything before the first reduction
 };
 
 // Shaders count the elements of a row in 32 bits.
@@ -53,7 +53,7 @@ std::vector<Dispatch> dispatches(const Plan& plan, int64_t rows);
 // Do rows that start at byte_offset and lie as `layout` says all begin on a 16-byte boundary?
 bool rows_aligned(const RowLayout& layout, int64_t byte_offset, DType dtype);
 
-// The name that the kernel was instantiated with: "rms_norm_row_2_float16_float32_vector".
-std::string function_name(const char* op, const Plan& plan, DType dtype, WeightType weight);
+// The name that the kernel was instantiated with: "rms_norm_row_2_float16_vector".
+std::string function_name(Op op, const Plan& plan, DType dtype);
 
 }  // namespace mlxnorm::mps

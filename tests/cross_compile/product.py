@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import sysconfig
 from pathlib import Path
 
 from . import Source
@@ -19,10 +20,12 @@ def product_sources(generated: Path) -> list[Source]:
     embed_shaders = runpy.run_path(str(CSRC / "mps/embed_shaders.py"))
     embed_shaders["embed"](ROOT / "shaders", generated / "embedded_shaders.h")
     isa = CSRC / "cpu" / "isa"
+    # Those of this machine: what differs on a Mac does not show in a class of two functions.
+    python = Path(sysconfig.get_paths()["include"])
     return [
         Source(
             path,
-            include_dirs=(generated,),
+            include_dirs=(generated, python),
             defines=ISA_DEFINES if path.is_relative_to(isa) else (),
         )
         for path in product_paths()

@@ -28,13 +28,14 @@ SINGLE_OP = re.compile(r"__ZN2at(?:3mps|6native3mps).*(?:2at6TensorE|NS_6TensorE
 SYSTEM = re.compile(
     r"__ZN?K?St"  # libc++. Its age is not checked: zig's headers are newer than macOS 14's
     r"|__ZT[ISTV]N?K?St|__ZTVN10__cxxabiv1|__ZT[IS][a-z]$"
-    r"|__Zn[aw]|__Zd[al]|___cxa_|___gxx_personality_v0$|___objc_personality_v0$|__Unwind_"
+    r"|__Zn[aw]|__Zd[al]|___cxa_|___dynamic_cast$|___gxx_personality_v0$|___objc_personality_v0$|__Unwind_"
     r"|_objc_|__objc_empty_|_OBJC_EHTYPE_"
     r"|_OBJC_CLASS_\$_(?:NS|MTL)[A-Z]"
     r"|___CFConstantStringClassReference$"
     r"|___dso_handle$"  # the linker's
     r"|_MTLCreateSystemDefaultDevice$"
     r"|___isPlatformVersionAtLeast$"  # @available, from the compiler's own runtime
+    r"|__?Py[A-Z_]"  # Python's, which the interpreter brings
 )
 
 # PyTorch's interface for MPS: what DESIGN promises to need of every release alike.

@@ -12,8 +12,8 @@ from .symbols import exported_symbols
 VERSIONS = ("2.8.0", "2.13.0", "2.15.0")
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "macos-torch"
 
-# What an extension is linked with; libtorch_python is for Python bindings, which it has none of.
-LIBRARIES = ("libc10", "libtorch_cpu", "libtorch")
+# What an extension is linked with.
+LIBRARIES = ("libc10", "libtorch_cpu", "libtorch", "libtorch_python")
 
 
 def fetch(version: str) -> Path:

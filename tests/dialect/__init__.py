@@ -4,6 +4,7 @@ README.md."""
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -26,8 +27,13 @@ _FLAGS = (
     "-Werror=pre-c++17-compat",  # MSL is C++14
     # Nothing that msl.h declares is defined, and a shader need not use all of its headers.
     *("-Wno-unused-function", "-Wno-unused-const-variable", "-Wno-undefined-internal"),
+    "-Wno-undefined-inline",
     *("-include", str(_HERE / "msl.h"), "-fsyntax-only", "-Xclang", "-ast-dump=json"),
 )
+
+
+# A conditional operator between a variable and a temporary, the latter in no address space.
+_MIXED_VALUES = re.compile(r"incompatible operand types \(.*__private \w")
 
 
 def _run(arguments: list[str], text: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -46,8 +52,10 @@ def check(path: Path) -> list[str]:
     if expanded.returncode != 0:
         return expanded.stderr.splitlines()
     source, errors = to_opencl(expanded.stdout)
-
     compiled = _run([*_FLAGS, "-"], source)
+    if _MIXED_VALUES.search(compiled.stderr):
+        source, errors = to_opencl(expanded.stdout, conditional_values=True)
+        compiled = _run([*_FLAGS, "-"], source)
     if compiled.returncode != 0:
         return errors + compiled.stderr.splitlines()
     return errors + SyntaxTree(json.loads(compiled.stdout), origins(source)).errors

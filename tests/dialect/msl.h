@@ -10,21 +10,28 @@
 #define threadgroup __local
 #define thread __private
 
-// Metal copies any trivial struct out of any address space; OpenCL's implicit constructors only
-// read their own. rewrite.py puts this into every struct, which costs brace initialisation.
-#define MSL_STRUCT(S)            \
-  S();                           \
-  S(const thread S&);            \
-  S(const device S&);            \
-  S(const constant S&);          \
-  S(const threadgroup S&);       \
-  thread S& operator=(S) thread; \
-  device S& operator=(S) device; \
+// Metal copies any trivial struct out of any address space; OpenCL's implicit constructors do not
+// read `constant` memory. rewrite.py puts this into every struct, which remains an aggregate.
+#define MSL_STRUCT(S) \
+  S() = default;      \
+  MSL_COPIES(S)
+// ... and this where a struct declares constructors.
+#define MSL_COPIES(S)             \
+  S(const S&) = default;          \
+  S(const constant S&) = default; \
+  thread S& operator=(S) thread;  \
+  device S& operator=(S) device;  \
   threadgroup S& operator=(S) threadgroup;
 
 // The storage of a `threadgroup` variable of a kernel.
 template <typename T>
 threadgroup T& msl_threadgroup_variable();
+
+// Makes a variable a temporary, for a conditional operator (rewrite.py).
+template <typename T>
+constexpr T msl_value(T value) {
+  return value;
+}
 
 // ---- scalars and vectors ------------------------------------------------------------------------
 
@@ -129,6 +136,7 @@ namespace metal {
   T tanh(T);        \
   T trunc(T);       \
   T copysign(T, T); \
+  T divide(T, T);   \
   T fmax(T, T);     \
   T fmin(T, T);     \
   T max(T, T);      \

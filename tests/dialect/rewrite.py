@@ -16,7 +16,13 @@ _TOKEN = re.compile(
     re.MULTILINE,
 )
 _LINE_MARK = re.compile(r'\s*#\s*(?:line\s+)?(\d+)\s+"([^"]*)"')
+_METAL_PRAGMA = re.compile(
+    r"^[ \t]*\#[ \t]*pragma[ \t]+METAL[ \t]+fp[ \t]+"
+    r"(?:contract\((?:off|on|fast)\)|math_mode\((?:safe|relaxed|fast)\))[ \t]*$",
+    re.MULTILINE,
+)
 _VECTOR = re.compile(r"(?:u?char|u?short|u?int|u?long|half|b?float)[234]")
+_BEFORE_CONSTRUCTOR = {"{", "}", ";", ":", ">", "inline", "explicit", "constexpr"}
 _PAIRS = {"(": ")", "[": "]", "{": "}"}
 
 ATTRIBUTES = {
@@ -66,16 +72,30 @@ class Rewriter:
         self.edits: list[tuple[int, int, str]] = []  # from, to, replacement
         self.errors: list[str] = []
 
-    def run(self) -> str:
+    def run(self, conditional_values: bool) -> str:
+        self._pragmas()
         self._attributes()
+        if conditional_values:
+            self._conditional_values()
         self._vectors()
         self._structs()
         self._kernels()
         text = self.text
-        for start, end, replacement in sorted(self.edits, reverse=True):
+        for start, end, replacement in reversed(self._final_edits()):
             newlines = "\n" * text.count("\n", start, end)
             text = text[:start] + replacement + newlines + text[end:]
         return text
+
+    def _final_edits(self) -> list[tuple[int, int, str]]:
+        """In the order of the text, and where they meet in the order in which they were made;
+        without what would be inserted into text that is replaced."""
+        replaced = [(start, end) for start, end, _ in self.edits if start < end]
+        edits = [
+            (start, end, text)
+            for start, end, text in self.edits
+            if start < end or not any(a < start < b for a, b in replaced)
+        ]
+        return sorted(edits, key=lambda edit: edit[:2])
 
     # ---- reading ----------------------------------------------------------------------------
 
@@ -114,6 +134,12 @@ class Rewriter:
 
     # ---- rewriting --------------------------------------------------------------------------
 
+    def _pragmas(self) -> None:
+        """clang has a pragma that is allowed in the same places. It does not know any other of
+        Metal's, and says so."""
+        for pragma in _METAL_PRAGMA.finditer(self.text):
+            self.edits.append((*pragma.span(), "#pragma clang fp contract(off)"))
+
     def _attributes(self) -> None:
         for first, last in self._attribute_lists():
             i = first + 1
@@ -123,15 +149,50 @@ class Rewriter:
                     self.errors.append(
                         f"{self._where(i)}: error: Metal has no attribute [[{name}]]"
                     )
-                if name == "function_constant":
-                    start = self.tokens[self._statement_start(first)].start
-                    self.edits.append((start, start, "extern "))
+                if name == "function_constant" and self._at(last + 1) == ";":  # no parameter
+                    self._insert(self._statement_start(first), "extern ")
                 i += 1
                 if self._at(i) == "(":
                     i = self._closing(i) + 1
                 if self._at(i) == ",":
                     i += 1
             self.edits.append((self.tokens[first].start, self.tokens[last].end, ""))
+
+    def _conditional_values(self) -> None:
+        """`c ? x : y` becomes `c ? msl_value(x) : msl_value(y)`. A struct in a variable and a
+        temporary one are of different types to clang, in `thread` memory and in none."""
+        for i, token in enumerate(self.tokens):
+            if token.text == "?":
+                colon = self._branch_end(i + 1)
+                for first, last in ((i + 1, colon), (colon + 1, self._branch_end(colon + 1))):
+                    self._insert(first, "msl_value(")
+                    end = self.tokens[last - 1].end
+                    self.edits.append((end, end, ")"))
+
+    def _branch_end(self, index: int) -> int:
+        """One past the operand of a conditional operator that starts at `index`."""
+        nested = 0
+        i = index
+        while i < len(self.tokens):
+            text = self._at(i)
+            if text in (",", ";", ")", "]", "}"):
+                break
+            if text == ":" and ":" not in (self._at(i - 1), self._at(i + 1)):
+                if nested == 0:
+                    break
+                nested -= 1
+            nested += text == "?"
+            i = (self._template_arguments_end(i) if text == "<" else self._closing(i)) + 1
+        return i
+
+    def _template_arguments_end(self, index: int) -> int:
+        """The `>` that belongs to the `<` at `index`, or `index` if that compares."""
+        i = index + 1
+        while i < len(self.tokens) and self._at(i) not in (";", "?", ")", "]", "}"):
+            if self._at(i) == ">":
+                return i if self._at(i + 1) in ("(", "{", ":", ">", ",") else index
+            i = (self._template_arguments_end(i) if self._at(i) == "<" else self._closing(i)) + 1
+        return index
 
     def _vectors(self) -> None:
         for i, token in enumerate(self.tokens):
@@ -152,20 +213,44 @@ class Rewriter:
             while j < len(self.tokens) and self._at(j) not in ("{", ";", "(", ")", "=", "&", "*"):
                 j += 1
             if self._at(j) == "{":
-                self.edits.append((self.tokens[j].end, self.tokens[j].end, f" MSL_STRUCT({name})"))
-                self._member_functions(j + 1, self._closing(j))
+                constructors = self._member_functions(name, j + 1, self._closing(j))
+                macro = "MSL_COPIES" if constructors else "MSL_STRUCT"
+                self.edits.append((self.tokens[j].end, self.tokens[j].end, f" {macro}({name})"))
 
-    def _member_functions(self, first: int, last: int) -> None:
-        """An object is in `thread` memory, as far as its functions know, unless they say else."""
+    def _member_functions(self, struct: str, first: int, last: int) -> bool:
+        """An object is in `thread` memory, as far as its functions know, unless they say else. The
+        result says whether there are constructors."""
+        constructors = False
         i = start = first
         while i < last:
             text = self._at(i)
-            body = text == "{" and self._at(i - 1) in (")", "const")
-            if body and "static" not in (self._at(k) for k in range(start, i)):
-                self.edits.append((self.tokens[i].start, self.tokens[i].start, "thread "))
+            if text == struct and self._at(i + 1) == "(" and self._at(i - 1) in _BEFORE_CONSTRUCTOR:
+                constructors = True
+                while i < last and self._at(i) not in (";", "{"):
+                    i = self._closing(i) + 1
+                text = self._at(i)
+            elif text == "{" and self._at(i - 1) in (")", "const"):
+                self._member_function(start, i)
             i = self._closing(i) + 1
             if text in (";", "{"):
                 start = i
+        return constructors
+
+    def _member_function(self, start: int, brace: int) -> None:
+        words = {self._at(i) for i in range(start, brace)}
+        if words & {"static", "friend"}:
+            return
+        if "auto" in words:  # must be defined before it can be called
+            self._insert(brace, "thread ")
+            return
+        # A temporary is in no address space for clang, so it has an overload of its own.
+        head = " ".join(self._source(start, brace).split())
+        self._insert(start, f"{head} &&; ")
+        self._insert(brace, "thread & ")
+
+    def _insert(self, index: int, text: str) -> None:
+        start = self.tokens[index].start
+        self.edits.append((start, start, text))
 
     def _kernels(self) -> None:
         attributes = list(self._attribute_lists())
@@ -196,7 +281,7 @@ class Rewriter:
             i = end + 1
 
     def _threadgroup_variable(self, first: int, end: int) -> None:
-        if any(self._at(i) in ("*", "&", "=") for i in range(first, end)):
+        if any(self._at(i) in ("*", "&", "=") for i in self._outside_brackets(first, end)):
             return  # a pointer to threadgroup memory, a variable like any other
         commas = [i for i in self._outside_brackets(first + 1, end) if self._at(i) == ","]
         starts, stops = [first + 1, *(i + 1 for i in commas)], [*commas, end]
@@ -218,14 +303,19 @@ class Rewriter:
 
     def _outside_brackets(self, first: int, last: int) -> Iterator[int]:
         """Tokens in [first, last) that no bracket encloses; an opening bracket itself counts."""
-        depth = 0
-        for i in range(first, last):
-            if depth == 0:
+        angles = 0
+        i = first
+        while i < last:
+            if angles == 0:
                 yield i
-            depth += (self._at(i) in ("(", "[", "{", "<")) - (self._at(i) in (")", "]", "}", ">"))
+            angles += (self._at(i) == "<") - (self._at(i) == ">")
+            i = self._closing(i) + 1
 
 
-def to_opencl(text: str) -> tuple[str, list[str]]:
-    """The rewritten source, and mistakes that only show before rewriting."""
+def to_opencl(text: str, *, conditional_values: bool = False) -> tuple[str, list[str]]:
+    """The rewritten source, and mistakes that only show before rewriting.
+
+    conditional_values: whether the operands of conditional operators are made values.
+    """
     rewriter = Rewriter(text)
-    return rewriter.run(), rewriter.errors
+    return rewriter.run(conditional_values), rewriter.errors

@@ -14,7 +14,8 @@ _DECLARATIONS = {
     "TypedefDecl": "type",
     "TypeAliasDecl": "type",
 }
-_FUNCTIONS = ("FunctionDecl", "CXXMethodDecl", "CXXConversionDecl")
+_FUNCTIONS = ("FunctionDecl", "CXXMethodDecl", "CXXConversionDecl", "CXXConstructorDecl")
+_CASTS = ("CStyleCastExpr", "CXXStaticCastExpr", "CXXReinterpretCastExpr", "CXXFunctionalCastExpr")
 
 
 class SyntaxTree:
@@ -46,25 +47,32 @@ class SyntaxTree:
             self._advance(node.get("range", {}).get(end, {}))
         return position
 
-    def _visit(self, node: Node, function: str | None) -> None:
+    def _visit(self, node: Node, function: str | None, implicit: bool = False) -> None:
         position = self._position(node)
         kind = node.get("kind", "")
-        implicit = node.get("isImplicit", False)
+        # Defaulted functions are those of MSL_STRUCT.
+        implicit = implicit or "isImplicit" in node or "explicitlyDefaulted" in node
         if kind in _FUNCTIONS:
             previous = node.get("previousDecl", node["id"])
             function = self._first[node["id"]] = self._first.get(previous, previous)
             self._functions[function] = (position, node.get("name", ""))
         if kind == "LambdaExpr":
             self.errors.append(f"{position}: error: Metal has no lambdas")
+        elif node.get("bases"):
+            self.errors.append(
+                f"{position}: error: Metal has no derived classes ('{node.get('name', '')}')"
+            )
         elif kind in _DECLARATIONS and not implicit:
             self._address_space(node, _DECLARATIONS[kind], position)
         elif kind in _FUNCTIONS and not implicit:
             self._address_space(node, "result of function", position, result=True)
+        elif kind in _CASTS:
+            self._address_space(node, "cast", position)
         for callee in self._references(node):
             if function is not None:
                 self._calls.setdefault(function, set()).add(self._first.get(callee, callee))
         for child in node.get("inner", ()):
-            self._visit(child, function)
+            self._visit(child, function, implicit and kind in _FUNCTIONS)
 
     def _address_space(self, node: Node, what: str, position: str, *, result: bool = False) -> None:
         kind = node.get("type", {}).get("qualType", "")

@@ -12,11 +12,16 @@ ROOT = toolchain.REPOSITORY
 
 
 @functools.cache
-def load() -> Path:
-    """Embed the shaders, build csrc/mps/ unchanged and register its kernels."""
+def load(shaders: Path = ROOT / "shaders") -> Path:
+    """Embed the shaders, build csrc/mps/ unchanged and register its kernels.
+
+    Once in a process; other shaders than the product's are for tests of the simulator.
+    """
     generated = toolchain.cache_dir() / "generated"
+    if shaders != ROOT / "shaders":
+        generated = shaders
     embed_shaders = runpy.run_path(str(ROOT / "csrc/mps/embed_shaders.py"))
-    embed_shaders["embed"](ROOT / "shaders", generated / "embedded_shaders.h")
+    embed_shaders["embed"](shaders, generated / "embedded_shaders.h")
     # Checks are compiled into both; what registers schemas is in the extension proper.
     registering = {"library.cpp", "autograd.cpp"}
     sources = [path for path in (ROOT / "csrc").glob("*.cpp") if path.name not in registering]

@@ -6,6 +6,7 @@
 #include <ATen/cpu/vec/vec.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <iterator>
@@ -22,6 +23,10 @@ constexpr int64_t kBlock = 2 * kVec;
 struct Block {
   Vec low, high;
 };
+
+inline Block splat(float value) {
+  return {Vec(value), Vec(value)};
+}
 
 template <typename T>
 inline Block load_block(const T* p) {
@@ -80,31 +85,33 @@ inline void stream_fence() {
 #endif
 }
 
-template <bool kStreaming, typename T>
+template <typename T>
 inline void store_block(T* p, Block block) {
   if constexpr (std::is_same_v<T, float>) {
-    if constexpr (kStreaming) {
-      stream_vector(p, &block.low);
-      stream_vector(p + kVec, &block.high);
-    } else {
-      block.low.store(p);
-      block.high.store(p + kVec);
-    }
+    block.low.store(p);
+    block.high.store(p + kVec);
   } else {
-    const auto narrow = at::vec::convert_from_float<T>(block.low, block.high);
-    if constexpr (kStreaming) {
-      stream_vector(p, &narrow);
-    } else {
-      narrow.store(p);
-    }
+    at::vec::convert_from_float<T>(block.low, block.high).store(p);
   }
 }
 
 template <typename T>
 inline void store_block(T* p, Block block, int64_t n) {
   T elements[kBlock];
-  store_block</*kStreaming=*/false>(elements, block);
+  store_block(elements, block);
   std::copy_n(elements, n, p);
+}
+
+// p is aligned to a vector.
+template <typename T>
+inline void stream_block(T* p, Block block) {
+  if constexpr (std::is_same_v<T, float>) {
+    stream_vector(p, &block.low);
+    stream_vector(p + kVec, &block.high);
+  } else {
+    const auto narrow = at::vec::convert_from_float<T>(block.low, block.high);
+    stream_vector(p, &narrow);
+  }
 }
 
 // The value that storing as T and loading again would give.
@@ -119,14 +126,29 @@ inline Block round_to(Block block) {
   }
 }
 
-inline Block operator*(Block a, Vec b) {
-  return {a.low * b, a.high * b};
-}
 inline Block operator*(Block a, Block b) {
   return {a.low * b.low, a.high * b.high};
 }
-inline Block operator+(Block a, Vec b) {
-  return {a.low + b, a.high + b};
+inline Block operator*(Block a, float b) {
+  return {a.low * Vec(b), a.high * Vec(b)};
+}
+inline Block operator+(Block a, Block b) {
+  return {a.low + b.low, a.high + b.high};
+}
+inline Block operator+(Block a, float b) {
+  return {a.low + Vec(b), a.high + Vec(b)};
+}
+inline Block operator/(Block a, Block b) {
+  return {a.low / b.low, a.high / b.high};
+}
+inline Block operator/(float a, Block b) {
+  return {Vec(a) / b.low, Vec(a) / b.high};
+}
+inline Block exp_of_negative(Block a) {
+  return {a.low.neg().exp(), a.high.neg().exp()};
+}
+inline Block fmadd(Block a, Vec b, Block c) {
+  return {at::vec::fmadd(a.low, b, c.low), at::vec::fmadd(a.high, b, c.high)};
 }
 
 // Sum of squares of a row. Element i is added to partial sum i % kLanes and the partial sums are
@@ -182,10 +204,13 @@ inline float sum_of_squares(int64_t dim, Load load,
   return sum.total();
 }
 
-template <typename T>
-inline float sum_of_squares(const T* row, int64_t dim) {
-  const auto load = [row](int64_t i, auto... n) { return load_block(row + i, n...); };
+template <typename Load>
+inline float sum_of_squares(int64_t dim, Load load) {
   return sum_of_squares(dim, load, std::make_integer_sequence<int64_t, SumOfSquares::kBlocks>());
+}
+
+inline float inverse_rms_of(float sum_of_squares, int64_t dim, float eps) {
+  return 1.0f / std::sqrt(sum_of_squares / float(dim) + eps);
 }
 
 }  // namespace

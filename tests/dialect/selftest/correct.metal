@@ -54,6 +54,61 @@ struct Word {
   }
 };
 
+// Constructors, operators, members of temporaries, braces.
+struct Range {
+  uint first, last;
+  METAL_FUNC Range(uint a, uint b) : first(a), last(b) {}
+  METAL_FUNC explicit Range(uint a) : first(a), last(a + 1) {}
+  METAL_FUNC Range operator+(uint n) const { return Range(first + n, last + n); }
+  METAL_FUNC thread Range& operator+=(uint n) {
+    first += n;
+    return *this;
+  }
+  friend METAL_FUNC Range operator*(Range a, uint n) { return Range(a.first * n, a.last * n); }
+  METAL_FUNC auto size() const { return last - first; }
+  template <typename T>
+  METAL_FUNC T start_as() const {
+    return T(first);
+  }
+};
+
+struct Pair {
+  struct Half {
+    float v = 0.0f;
+  };
+  float v[2];
+  METAL_FUNC float sum() const { return v[0] + v[1]; }
+};
+constant Pair kPairs[2] = {{{1.0f, 2.0f}}, {{3.0f, 4.0f}}};
+
+METAL_FUNC Pair swapped(Pair pair) {
+  return {{pair.v[1], pair.v[0]}};
+}
+template <int i, bool kSum>
+METAL_FUNC float element(Pair pair) {
+  return kSum ? pair.sum() : pair.v[i];
+}
+// A variable or a temporary.
+METAL_FUNC Pair chosen(Pair pair, int n) {
+  const float v = n < 3 ? element<0, true>(pair) : n > 4 ? metal::precise::exp(1.0f) : pair.v[1];
+  return n > 2 ? pair : n > 1 ? swapped(pair) : Pair{{v, n < 1 && v > 1.0f ? 1.0f : v}};
+}
+
+kernel void structs(device float* x [[buffer(0)]], constant Pair& from [[buffer(1)]],
+                    device const float* more [[buffer(2), function_constant(has_weight)]]) {
+#pragma METAL fp math_mode(safe)
+  threadgroup Pair shared[2 > 1 ? 2 : 1], other;
+  Range range = Range(1, 2) + 3u + 4u;
+  range += 2;
+  shared[0] = kPairs[range.size()];
+  shared[1] = from;
+  other = shared[0];
+  const Pair pair = shared[1];
+  x[0] = swapped(pair).sum() + Pair{{1.0f, 2.0f}}.sum() + (range * 2u).start_as<float>();
+  x[1] = chosen(from, 2).v[0] + swapped(other).v[0] + Pair::Half().v;
+  x[2] = has_weight ? more[0] : metal::precise::divide(float(range.size()), 3.0f);
+}
+
 METAL_FUNC float threadgroup_sum(float v, threadgroup float* partial, uint simdgroup, uint lane) {
   v = simd_sum(v);
   if (lane == 0) {

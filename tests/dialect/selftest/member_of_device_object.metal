@@ -7,6 +7,6 @@ struct Counter {
 };
 
 kernel void count(device Counter* counters [[buffer(0)]], uint i [[thread_position_in_grid]]) {
-  // error: with an expression of type '__global Counter'
+  // error: no matching member function for call to 'add'
   counters[i].add();
 }

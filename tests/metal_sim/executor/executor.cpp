@@ -424,11 +424,13 @@ void* threadgroup_variable_address(int index) {
 }
 
 const void* function_constant_value(const FunctionConstantInfo& constant) {
-  return current->function_constant(constant);
+  return current ? current->function_constant(constant)
+                 : constant_read_while_loading(constant.name);
 }
 
-bool function_constant_is_defined(int index) {
-  return current->has_function_constant(index);
+bool function_constant_is_defined(const FunctionConstantInfo& constant) {
+  if (!current) constant_read_while_loading(constant.name);
+  return current && current->has_function_constant(constant.index);
 }
 
 void threadgroup_barrier(uint32_t memory_flags, Site site) {

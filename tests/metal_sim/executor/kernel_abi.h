@@ -107,7 +107,7 @@ void* threadgroup_argument(size_t parameter);
 UInt3 builtin_argument(ArgumentKind kind);
 void* threadgroup_variable_address(int index);
 const void* function_constant_value(const FunctionConstantInfo& constant);
-bool function_constant_is_defined(int index);
+bool function_constant_is_defined(const FunctionConstantInfo& constant);
 void threadgroup_barrier(uint32_t memory_flags, Site site);
 void simdgroup_barrier(uint32_t memory_flags, Site site);
 uint32_t simd_lane();

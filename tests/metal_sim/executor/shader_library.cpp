@@ -27,6 +27,7 @@ const ShaderLibrary* ShaderLibrary::load(const std::string& path) {
   void* handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   loading = nullptr;
   if (!handle) throw std::runtime_error(dlerror());
+  if (!library->error_.empty()) throw std::runtime_error(library->error_);
   known = std::move(library);
   return known.get();
 }
@@ -72,6 +73,14 @@ void register_function_constant(const FunctionConstantInfo& constant) {
     if (known.index == constant.index) return;
   }
   loading->constants_.push_back(constant);
+}
+
+const void* constant_read_while_loading(const char* name) {
+  static const uint64_t zero = 0;
+  loading->error_ = "the initializer of a program-scope variable reads function constant '" +
+                    std::string(name) +
+                    "': the simulator supports that outside namespaces, types and functions";
+  return &zero;
 }
 
 }  // namespace sim

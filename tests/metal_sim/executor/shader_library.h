@@ -26,11 +26,16 @@ class ShaderLibrary {
   friend void register_kernel(const Kernel&);
   friend void register_threadgroup_variable(const ThreadgroupVariableInfo&);
   friend void register_function_constant(const FunctionConstantInfo&);
+  friend const void* constant_read_while_loading(const char* name);
 
   std::vector<Kernel> kernels_;
   std::vector<ThreadgroupVariableInfo> threadgroup_variables_;
   std::vector<FunctionConstantInfo> constants_;
+  std::string error_;  // why it cannot be used
 };
+
+// Some value of a function constant that is read before any kernel runs, which makes loading fail.
+const void* constant_read_while_loading(const char* name);
 
 // Bytes of threadgroup memory that a kernel's variables take.
 size_t static_threadgroup_bytes(const std::vector<ThreadgroupVariableInfo>& variables);

@@ -115,6 +115,17 @@ struct sim::EncoderState {
   [self setBuffer:buffer offset:offset atIndex:index];
 }
 
+- (void)setBuffers:(const id<MTLBuffer>[])buffers
+           offsets:(const NSUInteger[])offsets
+         withRange:(NSRange)range {
+  if (![self isUsableFor:"setBuffers"]) return;
+  if (range.length > 0 && ![self isIndex:range.location + range.length - 1 validFor:"setBuffers"])
+    return;
+  for (NSUInteger i = 0; i < range.length; ++i) {
+    [self setBuffer:buffers[i] offset:offsets[i] atIndex:range.location + i];
+  }
+}
+
 - (void)setBytes:(const void*)bytes length:(NSUInteger)length atIndex:(NSUInteger)index {
   if (![self isUsableFor:"setBytes"] || ![self isIndex:index validFor:"setBytes"]) return;
   if (length == 0 || length > kMaxInlineBytes) {

@@ -47,6 +47,9 @@ class FunctionConstant {
   __attribute__((no_sanitize("thread"))) operator T() const {
     return *static_cast<const T*>(function_constant_value(info_));
   }
+  __attribute__((no_sanitize("thread"))) bool is_defined() const {
+    return function_constant_is_defined(info_);
+  }
 
  private:
   FunctionConstantInfo info_;
@@ -139,8 +142,8 @@ class KernelRegistration {
 namespace metal {
 
 template <class T, int Index>
-METAL_FUNC bool is_function_constant_defined(const sim::FunctionConstant<T, Index>&) {
-  return sim::function_constant_is_defined(Index);
+METAL_FUNC bool is_function_constant_defined(const sim::FunctionConstant<T, Index>& constant) {
+  return constant.is_defined();
 }
 
 }  // namespace metal

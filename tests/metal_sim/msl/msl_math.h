@@ -94,23 +94,38 @@ METAL_FUNC bool isfinite(float x) {
   return __builtin_isfinite(x);
 }
 
-// For floating point min and max are fmin and fmax: a NaN loses against a number.
-template <class T, class = std::enable_if_t<sim::is_scalar<T>>>
-METAL_FUNC T min(T a, T b) {
-  if constexpr (std::is_integral_v<T>) {
-    return b < a ? b : a;
-  } else {
-    return static_cast<T>(__builtin_fminf(static_cast<float>(a), static_cast<float>(b)));
+// Overloads, not templates, as in MSL: an operand may be a function constant. For floating point
+// min and max are fmin and fmax: a NaN loses against a number.
+#define SIM_COMMON_FUNCTIONS(T)                                                             \
+  METAL_FUNC T min(T a, T b) {                                                              \
+    if constexpr (std::is_integral_v<T>) {                                                  \
+      return b < a ? b : a;                                                                 \
+    } else {                                                                                \
+      return static_cast<T>(__builtin_fminf(static_cast<float>(a), static_cast<float>(b))); \
+    }                                                                                       \
+  }                                                                                         \
+  METAL_FUNC T max(T a, T b) {                                                              \
+    if constexpr (std::is_integral_v<T>) {                                                  \
+      return a < b ? b : a;                                                                 \
+    } else {                                                                                \
+      return static_cast<T>(__builtin_fmaxf(static_cast<float>(a), static_cast<float>(b))); \
+    }                                                                                       \
+  }                                                                                         \
+  METAL_FUNC T clamp(T value, T low, T high) {                                              \
+    return min(max(value, low), high);                                                      \
   }
-}
-template <class T, class = std::enable_if_t<sim::is_scalar<T>>>
-METAL_FUNC T max(T a, T b) {
-  if constexpr (std::is_integral_v<T>) {
-    return a < b ? b : a;
-  } else {
-    return static_cast<T>(__builtin_fmaxf(static_cast<float>(a), static_cast<float>(b)));
-  }
-}
+SIM_COMMON_FUNCTIONS(char)
+SIM_COMMON_FUNCTIONS(uchar)
+SIM_COMMON_FUNCTIONS(short)
+SIM_COMMON_FUNCTIONS(ushort)
+SIM_COMMON_FUNCTIONS(int)
+SIM_COMMON_FUNCTIONS(uint)
+SIM_COMMON_FUNCTIONS(long)
+SIM_COMMON_FUNCTIONS(ulong)
+SIM_COMMON_FUNCTIONS(half)
+SIM_COMMON_FUNCTIONS(bfloat)
+SIM_COMMON_FUNCTIONS(float)
+#undef SIM_COMMON_FUNCTIONS
 SIM_VECTORIZE_2(min)
 SIM_VECTORIZE_2(max)
 METAL_FUNC float fmin(float a, float b) {
@@ -120,8 +135,8 @@ METAL_FUNC float fmax(float a, float b) {
   return max(a, b);
 }
 
-template <class T>
-METAL_FUNC T clamp(T value, T low, T high) {
+template <class T, int N>
+METAL_FUNC vec<T, N> clamp(const vec<T, N>& value, const vec<T, N>& low, const vec<T, N>& high) {
   return min(max(value, low), high);
 }
 template <class T, class = std::enable_if_t<sim::is_scalar<T>>>

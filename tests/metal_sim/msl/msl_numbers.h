@@ -1,8 +1,8 @@
 // Scalar types: half and bfloat as MSL defines them, and the short integer names.
 #pragma once
 
-// always_inline as on the GPU; it also keeps the address of locals out of the memory checker's way.
-#define METAL_FUNC inline __attribute__((always_inline))
+// Not always_inline, as on the GPU: large kernels would take minutes to compile.
+#define METAL_FUNC inline
 
 using uint = uint32_t;
 using uchar = uint8_t;

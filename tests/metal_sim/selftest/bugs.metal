@@ -22,6 +22,28 @@ kernel void write_past_end_fixed(IN_OUT, THREAD) {
   y[i] = x[i];
 }
 
+struct Tensors {
+  device const void* inputs[2];
+};
+struct Second {
+  enum { kInput = 1 };
+  template <typename T, typename Row>
+  static METAL_FUNC T element(Row row, uint i) {
+    return reinterpret_cast<device const T*>(row.inputs[kInput])[i];  // BUG
+  }
+};
+template <typename Op, typename T, int kStep>
+[[kernel]] void past_void_pointer(device const void* x [[buffer(0)]], device void* y [[buffer(1)]],
+                                  THREAD) {
+  const Tensors tensors = {{y, x}};
+  static_cast<device T*>(y)[i] = Op::template element<T>(tensors, i + kStep);
+}
+#define PAST_VOID_POINTER(name, kStep)                         \
+  template [[host_name("past_void_pointer_" name)]] [[kernel]] \
+  decltype(past_void_pointer<Second, float, kStep>) past_void_pointer<Second, float, kStep>;
+PAST_VOID_POINTER("bug", 1)
+PAST_VOID_POINTER("fixed", 0)
+
 kernel void misaligned_vector_bug(IN_OUT, THREAD) {
   if (i != 0) return;
   device const float4* v = reinterpret_cast<device const float4*>(x + 1);

@@ -84,22 +84,34 @@ void on_stream(void (^body)(id<MTLComputeCommandEncoder>)) {
   });
 }
 
-// Buffers go to indices 0, 1, ...; offsets (in bytes) replace those of the tensors; bytes, a CPU
-// tensor, goes to the index after the buffers.
-void dispatch(std::string source, c10::string_view kernel, const std::vector<Tensor>& buffers,
-              IntArrayRef grid, IntArrayRef group, bool grid_in_threads, IntArrayRef offsets,
-              const std::optional<Tensor>& bytes, int64_t threadgroup_memory,
-              at::ArrayRef<double> constants, bool fast_math) {
+// Buffers (None: nil) go to indices 0, 1, ..., one by one or with one call; offsets (in bytes)
+// replace those of the tensors; bytes, a CPU tensor, goes to the index after the buffers.
+void dispatch(std::string source, c10::string_view kernel,
+              const c10::List<std::optional<Tensor>>& buffers, IntArrayRef grid, IntArrayRef group,
+              bool grid_in_threads, IntArrayRef offsets, const std::optional<Tensor>& bytes,
+              int64_t threadgroup_memory, at::ArrayRef<double> constants, bool fast_math,
+              bool at_once) {
   on_stream(^(id<MTLComputeCommandEncoder> encoder) {
     [encoder setComputePipelineState:pipeline_of(source, kernel, constants, fast_math)];
+    std::vector<id<MTLBuffer>> bound;
+    std::vector<NSUInteger> starts;
     for (size_t i = 0; i < buffers.size(); ++i) {
-      const Tensor& t = buffers[i];
-      const NSUInteger offset =
-          offsets.empty() ? t.storage_offset() * t.element_size() : offsets[i];
-      [encoder setBuffer:buffer_of(t) offset:offset atIndex:i];
+      const std::optional<Tensor> t = buffers.get(i);
+      bound.push_back(t ? buffer_of(*t) : nil);
+      starts.push_back(!offsets.empty() ? offsets[i]
+                                        : (t ? t->storage_offset() * t->element_size() : 0));
+    }
+    if (at_once) {
+      [encoder setBuffers:bound.data()
+                  offsets:starts.data()
+                withRange:NSMakeRange(0, bound.size())];
+    } else {
+      for (size_t i = 0; i < bound.size(); ++i) {
+        [encoder setBuffer:bound[i] offset:starts[i] atIndex:i];
+      }
     }
     if (bytes.has_value()) {
-      [encoder setBytes:bytes->const_data_ptr() length:bytes->nbytes() atIndex:buffers.size()];
+      [encoder setBytes:bytes->const_data_ptr() length:bytes->nbytes() atIndex:bound.size()];
     }
     if (threadgroup_memory != 0) {
       [encoder setThreadgroupMemoryLength:threadgroup_memory atIndex:0];
@@ -148,6 +160,10 @@ void misuse(c10::string_view what) {
   } else if (what == "long_bytes") {
     const std::vector<char> bytes(4097);
     [stream->commandEncoder() setBytes:bytes.data() length:bytes.size() atIndex:0];
+  } else if (what == "buffers_past_end") {
+    const id<MTLBuffer> buffers[2] = {};
+    const NSUInteger offsets[2] = {};
+    [stream->commandEncoder() setBuffers:buffers offsets:offsets withRange:NSMakeRange(30, 2)];
   } else if (what == "use_after_end") {
     @autoreleasepool {
       id<MTLCommandQueue> queue = [device() newCommandQueue];
@@ -194,9 +210,9 @@ void misuse(c10::string_view what) {
 
 TORCH_LIBRARY(metal_selftest, library) {
   library.def(
-      "dispatch(str source, str kernel, Tensor[] buffers, int[] grid, int[] group, *, "
+      "dispatch(str source, str kernel, Tensor?[] buffers, int[] grid, int[] group, *, "
       "bool grid_in_threads=False, int[] offsets=[], Tensor? bytes=None, int threadgroup_memory=0, "
-      "float[] constants=[], bool fast_math=False) -> ()");
+      "float[] constants=[], bool fast_math=False, bool at_once=False) -> ()");
   library.def("pipeline_limits(str source, str kernel) -> int[]", pipeline_limits);
   library.def("function_names(str source) -> str[]", function_names);
   library.def("misuse(str what) -> ()", misuse);

@@ -40,6 +40,8 @@ COMPILE_FLAGS = [
     "-fvisibility=hidden",
     "-fno-exceptions",
     "-fno-rtti",
+    "-mllvm",
+    "-inline-threshold=1000",
     "-fno-math-errno",
     "-ffp-contract=off",
     "-fno-vectorize",

@@ -7,7 +7,8 @@ The text of the shader stays as it is, line by line, so that compiler messages, 
 - kernel attributes move into a traits struct in front of the kernel, where the C++ compiler
   evaluates buffer indices and thread limits that are expressions;
 - threadgroup variables become references into memory that the executor owns and checks;
-- function constants become objects that ask the executor for their value;
+- function constants become objects that ask the executor for their value, and constants whose
+  initializers read them become objects that evaluate the initializer;
 - explicit instantiations become registrations at the end of the file.
 """
 
@@ -146,6 +147,11 @@ def generate(program: Program, host_names: Sequence[str] | None = None) -> str:
             f"{constant.name}{{{_quote(constant.name)}, {_site(constant.location)}}};"
         )
         edits.append(_Edit(constant.span, replacement))
+    for derived in program.derived_constants:
+        evaluate = f"operator {derived.type}() const {{ return {derived.initializer}; }}"
+        name = derived.name
+        replacement = f"static const struct {name}_simulator_constant {{ {evaluate} }} {name}{{}};"
+        edits.append(_Edit(derived.span, replacement))
     edits += [_Edit(instantiation.span, "") for instantiation in program.instantiations]
     replaced = [edit.span for edit in edits]
     edits += _address_space_edits(program, replaced)

@@ -193,6 +193,17 @@ class FunctionConstant:
     span: Span
 
 
+@dataclass(frozen=True)
+class DerivedConstant:
+    """`constant bool has_scale = (operand_types & 3) != 0;`, where operand_types is a function
+    constant (or derived itself): the initializer is evaluated when a pipeline is made."""
+
+    type: str
+    name: str
+    initializer: str
+    span: Span
+
+
 @dataclass
 class Program:
     """A preprocessed shader and everything found in it."""
@@ -202,6 +213,7 @@ class Program:
     kernels: list[Kernel] = field(default_factory=list)
     instantiations: list[Instantiation] = field(default_factory=list)
     function_constants: list[FunctionConstant] = field(default_factory=list)
+    derived_constants: list[DerivedConstant] = field(default_factory=list)
 
     def entry_points(self) -> list[tuple[str, Kernel, str]]:
         """(name the host asks for, kernel, template arguments) of everything dispatchable."""
@@ -255,6 +267,12 @@ _TOKEN = re.compile(
     re.VERBOSE | re.MULTILINE,
 )
 _LINE_MARKER = re.compile(r'[ \t]*#(?:line)?[ \t]+(\d+)(?:[ \t]+"((?:\\.|[^"\\])*)")?')
+_METAL_PRAGMA = re.compile(r"^[ \t]*#[ \t]*pragma[ \t]+METAL\b[^\n]*", re.MULTILINE)
+# They say how much a compiler may change results. The C++ compiler is told to change nothing.
+_KNOWN_PRAGMA = re.compile(
+    r"[ \t]*#[ \t]*pragma[ \t]+METAL[ \t]+fp[ \t]+"
+    r"(?:contract\((?:off|on|fast)\)|math_mode\((?:safe|relaxed|fast)\))[ \t]*"
+)
 _CLOSERS = {"(": ")", "[": "]", "{": "}", "<": ">"}
 
 
@@ -442,6 +460,10 @@ class _Parser:
         return False
 
     def reject_unsupported(self) -> None:
+        for pragma in _METAL_PRAGMA.finditer(self.text):
+            if not _KNOWN_PRAGMA.fullmatch(pragma[0]):
+                text = pragma[0].strip()
+                raise TranslationError(self.lines.at(pragma.start()), f"'{text}' is not supported")
         for i, token in enumerate(self.tokens):
             if token.kind == "word":
                 reason = _REJECTED_WORDS.get(token.text)
@@ -485,6 +507,8 @@ class _Parser:
             ):
                 self.function_constant(first, i, last)
                 return
+        if self.is_at(first, "constant"):
+            self.derived_constant(first, last)
 
     def instantiation(self, first: int, last: int) -> None:
         host_name = None
@@ -543,6 +567,25 @@ class _Parser:
                 name=self.tokens[attribute - 1].text,
                 index=index,
                 location=self.location(first),
+                span=self.span(first, last),
+            )
+        )
+
+    def derived_constant(self, first: int, last: int) -> None:
+        equals = next((i for i in range(first, last) if self.is_at(i, "=")), last)
+        constants = (*self.program.function_constants, *self.program.derived_constants)
+        names = {constant.name for constant in constants}
+        if not any(token.text in names for token in self.tokens[equals:last]):
+            return  # an ordinary constant
+        if self.tokens[equals - 1].kind != "word" or self.is_at(equals + 1, "{"):
+            raise self.error(
+                first, "an array or struct made of function constants is not supported"
+            )
+        self.program.derived_constants.append(
+            DerivedConstant(
+                type=self.source(first + 1, equals - 1),
+                name=self.tokens[equals - 1].text,
+                initializer=self.source(equals + 1, last - 1),
                 span=self.span(first, last),
             )
         )

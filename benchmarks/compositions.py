@@ -1,0 +1,181 @@
+"""Each op as it is written without it, twice.
+
+First as models write it: `N` is torch.nn.functional.rms_norm, the rest are operators. Then
+(`.singles`) with the package's rms_norm and PyTorch's operators writing to the op's outs: no fresh
+memory, except where every out is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ROWS, DIM, ONE = "rows dim", "dim", "1"  # shapes; Case knows the numbers
+Eager = Callable[..., Tensor | tuple[Tensor, ...]]
+
+
+@dataclass
+class Composition:
+    """`shapes` are those of the op's tensors, in its order. `from_eager` takes N and the tensors,
+    `from_singles` N, the tensors and the outs."""
+
+    shapes: dict[str, str | None]
+    from_eager: Eager
+    from_singles: Callable[..., None] | None = None
+
+    def singles(self, function: Callable[..., None]) -> None:
+        self.from_singles = function
+
+
+COMPOSITIONS: dict[str, Composition] = {}
+
+
+def composition(**shapes: str | None) -> Callable[[Eager], Composition]:
+    def register(eager: Eager) -> Composition:
+        return COMPOSITIONS.setdefault(eager.__name__, Composition(shapes, eager))
+
+    return register
+
+
+@composition(x=ROWS, weight=DIM)
+def rms_norm(N, x, weight):
+    return N(x, weight)
+
+
+ACTIVATIONS = {
+    "none": lambda scale: scale,
+    "silu": F.silu,
+    "gelu_tanh": lambda scale: F.gelu(scale, approximate="tanh"),
+    "sigmoid": torch.sigmoid,
+}
+
+
+@composition(x=ROWS, weight=DIM, scale=ROWS)
+def rms_norm_mul(N, x, weight, scale, activation="none"):
+    return N(x, weight) * ACTIVATIONS[activation](scale)
+
+
+@rms_norm_mul.singles
+def _(N, x, weight, scale, out, activation="none"):
+    N(x, weight, out)
+    torch.mul(out, ACTIVATIONS[activation](scale), out=out)
+
+
+@composition(x=ROWS, weight_a=DIM, weight_b=DIM, weight_c=DIM)
+def rms_norm_triple(N, x, weight_a, weight_b, weight_c):
+    return N(x, weight_a), N(x, weight_b), N(x, weight_c)
+
+
+@rms_norm_triple.singles
+def _(N, x, weight_a, weight_b, weight_c, out_a, out_b, out_c):
+    N(x, weight_a, out_a)
+    N(x, weight_b, out_b)
+    N(x, weight_c, out_c)
+
+
+@composition(x=ROWS, residual=ROWS, weight=DIM)
+def add_rms_norm(N, x, residual, weight):
+    residual = x + residual
+    return N(residual, weight), residual
+
+
+@add_rms_norm.singles
+def _(N, x, residual, weight, out, residual_out):
+    torch.add(x, residual, out=residual_out)
+    N(residual_out, weight, out)
+
+
+@composition(x=ROWS, residual=ROWS, weight=DIM, scale=ONE)
+def rms_norm_add(N, x, residual, weight, scale):
+    result = residual + N(x, weight)
+    if scale is not None:
+        result *= scale
+    return result
+
+
+@rms_norm_add.singles
+def _(N, x, residual, weight, scale, out):
+    N(x, weight, out)
+    torch.add(residual, out, out=out)
+    if scale is not None:
+        torch.mul(out, scale, out=out)
+
+
+@composition(x=ROWS, residual=ROWS, weight=DIM, next_weight=DIM, scale=None)
+def rms_norm_add_rms_norm(N, x, residual, weight, next_weight, scale):
+    residual = rms_norm_add.from_eager(N, x, residual, weight, scale)
+    return residual, N(residual, next_weight)
+
+
+@rms_norm_add_rms_norm.singles
+def _(N, x, residual, weight, next_weight, scale, residual_out, out):
+    rms_norm_add.from_singles(N, x, residual, weight, scale, residual_out)
+    N(residual_out, next_weight, out)
+
+
+@composition(
+    hidden=ROWS, attn_out=ROWS, post_attn_weight=DIM, weight_a=DIM, weight_b=DIM, weight_c=DIM
+)
+def fused_post_attn_triple_norm(
+    N, hidden, attn_out, post_attn_weight, weight_a, weight_b, weight_c
+):
+    residual = hidden + N(attn_out, post_attn_weight)
+    return residual, N(residual, weight_a), N(residual, weight_b), N(residual, weight_c)
+
+
+@fused_post_attn_triple_norm.singles
+def _(
+    N, hidden, attn_out, post_attn_weight, weight_a, weight_b, weight_c,
+    residual_out, out_a, out_b, out_c,
+):  # fmt: skip
+    N(attn_out, post_attn_weight, residual_out)
+    torch.add(hidden, residual_out, out=residual_out)
+    N(residual_out, weight_a, out_a)
+    N(residual_out, weight_b, out_b)
+    N(residual_out, weight_c, out_c)
+
+
+@composition(attn_out=ROWS, moe_accum=ROWS, residual=ROWS, w2=DIM, w3=DIM, layer_scalar=ONE)
+def fused_post_ff_norm2_endlayer(N, attn_out, moe_accum, residual, w2, w3, layer_scalar):
+    mlp_down = attn_out + N(moe_accum, w2)
+    hidden = residual + N(mlp_down, w3)
+    hidden *= layer_scalar
+    return mlp_down, hidden
+
+
+@fused_post_ff_norm2_endlayer.singles
+def _(N, attn_out, moe_accum, residual, w2, w3, layer_scalar, mlp_down, hidden):
+    N(moe_accum, w2, mlp_down)
+    torch.add(attn_out, mlp_down, out=mlp_down)
+    N(mlp_down, w3, hidden)
+    torch.add(residual, hidden, out=hidden)
+    torch.mul(hidden, layer_scalar, out=hidden)
+
+
+@composition(
+    expert_outputs="rows top_k dim",
+    routing_weights="rows top_k",
+    attn_out=ROWS,
+    residual=ROWS,
+    w2=DIM,
+    w3=DIM,
+    layer_scalar=ONE,
+)
+def fused_moe_wsum_post_ff_norm2_endlayer(N, expert_outputs, routing_weights, attn_out, *rest):
+    moe_accum = (expert_outputs * routing_weights.unsqueeze(-1)).sum(-2)
+    return fused_post_ff_norm2_endlayer.from_eager(N, attn_out, moe_accum, *rest)
+
+
+@fused_moe_wsum_post_ff_norm2_endlayer.singles
+def _(N, expert_outputs, routing_weights, attn_out, *rest):
+    moe_accum = rest[-1]  # `hidden`, which is written last
+    dtype, rows = expert_outputs.dtype, len(expert_outputs)
+    if dtype == torch.float32 or (dtype == torch.bfloat16 and rows > 1):  # then bmm is faster
+        torch.bmm(routing_weights.unsqueeze(-2), expert_outputs, out=moe_accum.unsqueeze(-2))
+    else:
+        torch.sum(expert_outputs * routing_weights.unsqueeze(-1), -2, out=moe_accum)
+    fused_post_ff_norm2_endlayer.from_singles(N, attn_out, moe_accum, *rest)

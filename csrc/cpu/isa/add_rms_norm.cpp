@@ -1,0 +1,7 @@
+#include "../../../shaders/formulas/add_rms_norm.h"
+
+#include "kernel.h"
+
+namespace mlxnorm::cpu::CPU_CAPABILITY {
+MLXNORM_DEFINE_KERNEL(add_rms_norm)
+}

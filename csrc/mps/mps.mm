@@ -1,0 +1,208 @@
+// MPS tensors: shaders/OP.metal on PyTorch's command encoder.
+#include <ATen/ops/empty.h>
+
+#include <limits>
+#include <optional>
+#include <vector>
+
+#include "../kernels.h"
+#include "../record.h"
+#include "../rows.h"
+#include "metal.h"
+
+namespace mlxnorm::mps {
+namespace {
+
+bool is_aligned(const Rows& rows, DType dtype) {
+  return rows_aligned(rows.layout, byte_offset(*rows.tensor), dtype);
+}
+
+bool all_aligned(const NormCall& call, const RowsOfCall& rows, const at::Tensor* const* outs,
+                 int out_count) {
+  bool aligned = rows.expert_stride * size_of(rows.dtype) % kWordBytes == 0;
+  for (int i = 0; i < kMaxInputs && call.input(i); ++i) {
+    aligned = aligned && is_aligned(rows.inputs[i], rows.dtype);
+  }
+  for (int i = 0; i < kRoutingWeights; ++i) {
+    if (call.operand(i) && !(i == kScale && rows.scale_is_scalar)) {
+      const bool wide = operand_type(rows.operand_types, i) == kFloat32;
+      aligned = aligned && is_aligned(rows.operands[i], wide ? DType::float32 : rows.dtype);
+    }
+  }
+  for (int i = 0; i < out_count; ++i) {
+    aligned = aligned && byte_offset(*outs[i]) % kWordBytes == 0;
+  }
+  return aligned;
+}
+
+// What a call binds, by BufferIndex.
+struct Bindings {
+  id<MTLBuffer> buffers[kParamsBuffer];
+  NSUInteger offsets[kParamsBuffer];
+
+  // A buffer that the kernel does not read must be bound all the same.
+  explicit Bindings(const at::Tensor& unused) {
+    for (int i = 0; i < kParamsBuffer; ++i) {
+      set(i, unused);
+    }
+  }
+
+  void set(int index, const at::Tensor& tensor) {
+    buffers[index] = buffer_of(tensor);
+    offsets[index] = NSUInteger(byte_offset(tensor));
+  }
+};
+
+Bindings bindings_of(const NormCall& call, const RowsOfCall& rows, const at::Tensor* const* outs,
+                     int out_count) {
+  Bindings result(*rows.inputs[0].tensor);
+  for (int i = 0; i < kMaxInputs && call.input(i); ++i) {
+    result.set(kInputBuffer + i, *rows.inputs[i].tensor);
+  }
+  for (int i = 0; i < kOperands; ++i) {
+    if (call.operand(i)) {
+      result.set(kOperandBuffer + i, *rows.operands[i].tensor);
+    }
+  }
+  for (int i = 0; i < out_count; ++i) {
+    result.set(kOutputBuffer + i, *outs[i]);
+  }
+  return result;
+}
+
+NormParams params_of(const RowsOfCall& rows, const NormOptions& options) {
+  NormParams params{};
+  for (int i = 0; i < kMaxInputs; ++i) {
+    params.inputs[i] = rows.inputs[i].layout;
+  }
+  params.scale = rows.operands[kScale].layout;
+  params.routing_weights = rows.operands[kRoutingWeights].layout;
+  params.expert_stride = rows.expert_stride;
+  params.dim = uint32_t(rows.dim);
+  params.top_k = uint32_t(rows.top_k);
+  params.inverse_dim = 1.0f / float(rows.dim);
+  params.eps = options.eps;
+  params.weight_offset = options.weight_offset;
+  return params;
+}
+
+// A kernel ready to be dispatched.
+struct Launch {
+  id<MTLComputePipelineState> state;
+  uint32_t threads;
+  std::vector<Dispatch> dispatches;
+};
+
+// `key` but for its plan.
+Launch prepare(PipelineKey key, int64_t rows, int64_t dim, bool aligned) {
+  key.plan = plan_rows(key.dtype, rows, dim, aligned, kernel_choice());
+  return {pipeline(key), key.plan.threads, dispatches(key.plan, rows)};
+}
+
+PipelineKey key_of(Op op, DType dtype, uint32_t operand_types, const NormOptions& options) {
+  const bool rounds = dtype != DType::float32;
+  PipelineKey key{};
+  key.op = op;
+  key.dtype = dtype;
+  key.operand_types = operand_types;
+  key.round_before_weight = rounds && options.casting_mode == CastingMode::llama;
+  key.round_intermediates = rounds && options.round_intermediates;
+  return key;
+}
+
+void run_launch(const Launch& launch, const Bindings& bindings, NormParams params) {
+  encode([&](id<MTLComputeCommandEncoder> encoder) {
+    [encoder setComputePipelineState:launch.state];
+    [encoder setBuffers:bindings.buffers
+                offsets:bindings.offsets
+              withRange:NSMakeRange(0, kParamsBuffer)];
+    for (const Dispatch& dispatch : launch.dispatches) {
+      params.first_row = dispatch.first_row;
+      params.rows = dispatch.rows;
+      [encoder setBytes:&params length:sizeof(params) atIndex:kParamsBuffer];
+      [encoder dispatchThreadgroups:MTLSizeMake(dispatch.threadgroups, 1, 1)
+              threadsPerThreadgroup:MTLSizeMake(launch.threads, 1, 1)];
+    }
+  });
+}
+
+void run_call(const NormCall& call, const at::Tensor* const* outs, int out_count) {
+  const RowsOfCall rows(call);  // copies, where needed at all, are encoded before ours
+  PipelineKey key = key_of(call.op(), rows.dtype, rows.operand_types, call.options());
+  key.scale_is_scalar = rows.scale_is_scalar;
+  key.activation = call.activation();
+  const bool aligned = all_aligned(call, rows, outs, out_count);
+  run_launch(prepare(key, rows.count, rows.dim, aligned), bindings_of(call, rows, outs, out_count),
+         params_of(rows, call.options()));
+}
+
+struct Mps {
+  static void check(const NormCall& call) {
+    check_max_dim(call.op(), call.first_input(), kMaxDim);
+    if (call.sums_experts()) {
+      check_max_top_k(call.op(), call.first_input(), std::numeric_limits<uint32_t>::max());
+    }
+  }
+  static at::Tensor empty(const at::Tensor& like) {
+    return at::empty(like.sizes(), like.options());
+  }
+  template <size_t n>
+  static void run(const NormCall& call, const at::Tensor* const (&outs)[n]) {
+    if (call.like().numel() > 0) {
+      run_call(call, outs, n);
+    }
+  }
+};
+
+// Has a kernel for aligned tensors and one for others.
+class MpsRecord : public RmsNormRecord {
+ public:
+  explicit MpsRecord(const Spec& spec) : RmsNormRecord(spec) {
+    TORCH_CHECK_VALUE(spec.dim <= kMaxDim, "mlxnorm::RmsNormRecord: dim must be at most ", kMaxDim,
+                      " on ", spec.device, ", got ", spec.dim);
+    aligned_ = prepare(/*aligned=*/true);
+    if (kernel_choice() != KernelChoice::vector) {
+      unaligned_ = prepare(/*aligned=*/false);
+    }
+    params_.inputs[0] = {spec.dim, 0, 0, 1, 1};
+    params_.dim = uint32_t(spec.dim);
+    params_.inverse_dim = 1.0f / float(spec.dim);
+    params_.eps = spec.options.eps;
+    params_.weight_offset = spec.options.weight_offset;
+  }
+
+ private:
+  Launch prepare(bool aligned) const {
+    const PipelineKey key =
+        key_of(Op::rms_norm, dtype_of(spec().dtype), spec().operand_types(), spec().options);
+    return mps::prepare(key, spec().rows, spec().dim, aligned);
+  }
+
+  void run(const at::Tensor& x, const OptionalTensor& weight,
+           const at::Tensor& out) const override {
+    Bindings bindings(x);
+    bool aligned = byte_offset(x) % kWordBytes == 0 && byte_offset(out) % kWordBytes == 0;
+    if (weight.has_value()) {
+      bindings.set(kOperandBuffer, *weight);
+      aligned = aligned && byte_offset(*weight) % kWordBytes == 0;
+    }
+    bindings.set(kOutputBuffer, out);
+    if (!aligned && !unaligned_.has_value()) {
+      prepare(/*aligned=*/false);  // refuses, as TORCH_MLXNORM_KERNEL=vector asks
+    }
+    run_launch(aligned ? aligned_ : *unaligned_, bindings, params_);
+  }
+
+  Launch aligned_;
+  std::optional<Launch> unaligned_;
+  NormParams params_{};
+};
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(mlxnorm, MPS, m) {
+  register_kernels<Mps>(m);
+  m.impl("_bake_rms_norm", bake_rms_norm<MpsRecord>);
+}
+
+}  // namespace mlxnorm::mps

@@ -1,0 +1,83 @@
+#include "record.h"
+
+#include <c10/core/GradMode.h>
+
+#include <string>
+
+namespace mlxnorm {
+namespace {
+
+constexpr const char* kName = "mlxnorm::RmsNormRecord";
+
+std::string dtype_name(at::ScalarType type) {
+  return std::string(c10::getDtypeNames(type).first);
+}
+
+// Without the dispatcher nobody unwraps subclasses, functorch's tensors or lazy negations.
+bool is_plain(const at::Tensor& tensor) {
+  using c10::DispatchKeySet;
+  const DispatchKeySet keys = tensor.key_set();
+  const DispatchKeySet dense =
+      DispatchKeySet(c10::DispatchKey::Dense) | DispatchKeySet(keys.highestBackendKey());
+  return keys - c10::autograd_dispatch_keyset_with_ADInplaceOrView -
+             c10::autocast_dispatch_keyset ==
+         dense;
+}
+
+}  // namespace
+
+void RmsNormRecord::check_rows(const Argument& argument) const {
+  const at::Tensor& t = *argument.tensor;
+  TORCH_CHECK_TYPE(t.scalar_type() == spec_.dtype, kName, ": ", argument.name, " must be ",
+                   dtype_name(spec_.dtype), " as baked, got ", dtype_name(t.scalar_type()));
+  TORCH_CHECK(t.device() == spec_.device, kName, ": ", argument.name, " must be on ", spec_.device,
+              " as baked, got ", t.device());
+  TORCH_CHECK(is_plain(t), kName, ": ", argument.name, " must be a plain tensor, got ",
+              t.toString());
+  TORCH_CHECK(t.dim() >= 1 && t.size(-1) == spec_.dim && t.numel() == spec_.rows * spec_.dim, kName,
+              ": ", argument.name, " must have ", spec_.rows, " rows of ", spec_.dim,
+              " elements as baked, got shape ", t.sizes());
+  TORCH_CHECK(t.is_contiguous(), kName, ": ", argument.name, " must be contiguous, got strides ",
+              t.strides(), " for shape ", t.sizes());
+}
+
+void RmsNormRecord::check_weight(const OptionalTensor& weight) const {
+  TORCH_CHECK(weight.has_value() == spec_.weight_dtype.has_value(), kName, ": weight must be ",
+              spec_.weight_dtype.has_value() ? "a tensor" : "None", " as baked, got ",
+              weight.has_value() ? "a tensor" : "None");
+  if (!weight.has_value()) {
+    return;
+  }
+  TORCH_CHECK_TYPE(weight->scalar_type() == *spec_.weight_dtype, kName, ": weight must be ",
+                   dtype_name(*spec_.weight_dtype), " as baked, got ",
+                   dtype_name(weight->scalar_type()));
+  TORCH_CHECK(weight->device() == spec_.device, kName, ": weight must be on ", spec_.device,
+              " as baked, got ", weight->device());
+  TORCH_CHECK(is_plain(*weight), kName, ": weight must be a plain tensor, got ",
+              weight->toString());
+  TORCH_CHECK(weight->dim() == 1 && weight->size(0) == spec_.dim && weight->is_contiguous(), kName,
+              ": weight must be contiguous with shape [", spec_.dim, "], got shape ",
+              weight->sizes(), " and strides ", weight->strides());
+}
+
+void RmsNormRecord::operator()(const at::Tensor& x, const OptionalTensor& weight,
+                               const at::Tensor& out) const {
+  check_rows({"x", x});
+  check_weight(weight);
+  check_rows({"out", out});
+  check_no_overlap(kName, {"out", out}, {"x", x}, /*allow_same=*/true);
+  if (weight.has_value()) {
+    check_no_overlap(kName, {"out", out}, {"weight", *weight}, /*allow_same=*/false);
+  }
+  TORCH_CHECK(!c10::GradMode::is_enabled() || !(x.requires_grad() || out.requires_grad() ||
+                                                (weight.has_value() && weight->requires_grad())),
+              kName,
+              ": inference only, but an argument requires grad; call it under "
+              "torch.no_grad()");
+  run(x, weight, out);
+  if (!out.is_inference()) {
+    out.unsafeGetTensorImpl()->bump_version();
+  }
+}
+
+}  // namespace mlxnorm

@@ -1,0 +1,62 @@
+// A prebaked rms_norm: kernel, geometry and pipeline chosen once, for calls that differ in their
+// tensors alone.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+
+#include "call.h"
+
+namespace mlxnorm {
+
+class RmsNormRecord {
+ public:
+  // What a call has to bring. Tensors are contiguous.
+  struct Spec {
+    at::ScalarType dtype;
+    at::Device device;
+    int64_t rows;
+    int64_t dim;
+    std::optional<at::ScalarType> weight_dtype;  // none: no weight
+    NormOptions options;
+
+    uint32_t operand_types() const {
+      return weight_dtype.has_value()
+                 ? pack_operand_type(0, *weight_dtype == dtype ? kAsActivation : kFloat32)
+                 : 0;
+    }
+  };
+
+  explicit RmsNormRecord(const Spec& spec) : spec_(spec) {}
+  virtual ~RmsNormRecord() = default;
+
+  // Refuses tensors that do not fit.
+  void operator()(const at::Tensor& x, const OptionalTensor& weight, const at::Tensor& out) const;
+
+ protected:
+  const Spec& spec() const { return spec_; }
+
+ private:
+  virtual void run(const at::Tensor& x, const OptionalTensor& weight,
+                   const at::Tensor& out) const = 0;
+
+  void check_rows(const Argument& argument) const;
+  void check_weight(const OptionalTensor& weight) const;
+
+  Spec spec_;
+};
+
+// The kernel of mlxnorm::_bake_rms_norm on a device whose record is a `Record`. The dispatcher
+// finds the device; the result is the address of a RmsNormRecord that the caller owns.
+template <typename Record>
+int64_t bake_rms_norm(const at::Tensor& like, int64_t rows, int64_t dim,
+                      std::optional<at::ScalarType> weight_dtype, double eps, double weight_offset,
+                      std::string_view casting_mode) {
+  const RmsNormRecord* record =
+      new Record({like.scalar_type(), like.device(), rows, dim, weight_dtype,
+                  make_options(Op::rms_norm, eps, weight_offset, casting_mode)});
+  return reinterpret_cast<int64_t>(record);
+}
+
+}  // namespace mlxnorm

@@ -1,0 +1,4 @@
+#include "formulas/fused_post_attn_triple_norm.h"
+#include "kernels.h"
+
+INSTANTIATE_KERNELS(fused_post_attn_triple_norm)

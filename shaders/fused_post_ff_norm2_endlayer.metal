@@ -1,0 +1,4 @@
+#include "formulas/fused_post_ff_norm2_endlayer.h"
+#include "kernels.h"
+
+INSTANTIATE_KERNELS(fused_post_ff_norm2_endlayer)

@@ -1,0 +1,403 @@
+// The kernels of every op: a formula (formulas/) applied to the rows of its tensors.
+//
+// Three of them by length of the row, each with vector and scalar access:
+//   norm_simd  up to 64 words: a few lanes of a SIMD group share a row, no barrier
+//   norm_row   a threadgroup has the row in its registers: memory is read once
+//   norm_loop  longer than the registers hold: memory is read again for every sum and the outputs
+#pragma once
+
+#include "formulas/formula.h"
+#include "row.h"
+
+constant uint operand_types [[function_constant(kOperandTypesConstant)]];
+constant bool scale_is_scalar [[function_constant(kScaleIsScalarConstant)]];
+constant uint activation [[function_constant(kActivationConstant)]];
+constant bool round_before_weight [[function_constant(kRoundBeforeWeightConstant)]];
+constant bool round_intermediates [[function_constant(kRoundIntermediatesConstant)]];
+constant bool use_prefetch [[function_constant(kPrefetchConstant)]];
+constant uint lanes_per_row [[function_constant(kLanesPerRowConstant)]];
+
+template <typename T>
+METAL_FUNC bool is_float32(int operand) {
+  return Element<T>::kPerWord != Element<float>::kPerWord &&
+         operand_type(operand_types, operand) == kFloat32;
+}
+
+// Of an operand, which may be of either type.
+template <typename T>
+METAL_FUNC float element(device const void* p, int operand, uint i) {
+  return is_float32<T>(operand) ? static_cast<device const float*>(p)[i]
+                                : float(static_cast<device const T*>(p)[i]);
+}
+
+// The tensors of an op from their first row, or from a later one.
+template <typename T>
+struct Tensors {
+  device const T* inputs[kMaxInputs];
+  device const void* operands[kOperands];
+  device T* outputs[kMaxOutputs];
+
+  template <typename Formula>
+  METAL_FUNC void move_to_row(ulong row, constant NormParams& params) {
+#pragma unroll
+    for (int i = 0; i < Formula::kInputs; ++i) {
+      inputs[i] += row_offset(params.inputs[i], row);
+    }
+    move_operand(kScale, params.scale, row);
+    move_operand(kRoutingWeights, params.routing_weights, row);
+#pragma unroll
+    for (int i = 0; i < Formula::kOutputs; ++i) {
+      outputs[i] += row * params.dim;
+    }
+  }
+
+  METAL_FUNC void move_operand(int i, RowLayout rows, ulong row) {
+    if (operand_type(operand_types, i) != kAbsent) {
+      const long offset = row_offset(rows, row) * (is_float32<T>(i) ? sizeof(float) : sizeof(T));
+      operands[i] = static_cast<device const uchar*>(operands[i]) + offset;
+    }
+  }
+};
+
+// What belongs to one word of T: one word, or two when the operand is float32 and T is not.
+template <typename T, bool kVector>
+struct OperandWord {
+  enum { kFloatWords = Element<T>::kPerWord / Element<float>::kPerWord };
+  uint4 words[kFloatWords];
+
+  METAL_FUNC void load(device const void* p, int operand, uint word, uint dim) {
+    if (is_float32<T>(operand)) {
+#pragma unroll
+      for (int i = 0; i < kFloatWords; ++i) {
+        words[i] = Access<float, kVector>::load(static_cast<device const float*>(p),
+                                                word * kFloatWords + i, dim);
+      }
+    } else {
+      words[0] = Access<T, kVector>::load(static_cast<device const T*>(p), word, dim);
+    }
+  }
+  METAL_FUNC ValuesOf<T> values(int operand) const {
+    ValuesOf<T> result;
+    if (is_float32<T>(operand)) {
+#pragma unroll
+      for (int i = 0; i < kFloatWords; ++i) {
+        Element<float>::unpack(words[i], result.v + i * Element<float>::kPerWord);
+      }
+    } else {
+      Element<T>::unpack(words[0], result.v);
+    }
+    return result;
+  }
+};
+
+// Everything that a formula may ask for at one word, loaded ahead of the first reduction when rows
+// are too few to hide how long memory takes.
+template <typename Formula, typename T, bool kVector>
+struct Prefetched {
+  uint4 inputs[Formula::kInputs];
+  OperandWord<T, kVector> weights[Formula::kWeights];
+  OperandWord<T, kVector> scale;
+
+  METAL_FUNC void load(thread const Tensors<T>& tensors, uint word, uint dim) {
+#pragma unroll
+    for (int i = 0; i < Formula::kInputs; ++i) {
+      inputs[i] = Access<T, kVector>::load(tensors.inputs[i], word, dim);
+    }
+#pragma unroll
+    for (int i = 0; i < Formula::kWeights; ++i) {
+      if (operand_type(operand_types, i) != kAbsent) {
+        weights[i].load(tensors.operands[i], i, word, dim);
+      }
+    }
+    if (operand_type(operand_types, kScale) != kAbsent && !scale_is_scalar) {
+      scale.load(tensors.operands[kScale], kScale, word, dim);
+    }
+  }
+};
+
+// A word of a row as formulas see it.
+template <typename Formula, typename T, bool kVector>
+struct RowWord {
+  typedef ValuesOf<T> Values;
+
+  thread const Tensors<T>* tensors;
+  thread const Prefetched<Formula, T, kVector>* prefetched;
+  constant NormParams* params;
+  uint word;
+  float inverse_rms;
+
+  METAL_FUNC Values input(int i) const {
+    Values result;
+    Element<T>::unpack(use_prefetch ? prefetched->inputs[i] : load(tensors->inputs[i]), result.v);
+    return result;
+  }
+
+  METAL_FUNC Values norm(Values x, int weight) const {
+    x = x * inverse_rms;
+    if (operand_type(operand_types, weight) == kAbsent) {
+      return x;
+    }
+    if (round_before_weight) {
+      x = x.rounded();
+    }
+    return x * (operand(prefetched->weights[weight], weight) + params->weight_offset);
+  }
+
+  METAL_FUNC Values scaled(Values x) const {
+    return operand_type(operand_types, kScale) == kAbsent ? x : x * scale();
+  }
+
+  METAL_FUNC Values activated_scale() const {
+    if (activation == kNoActivation) {
+      return scale();
+    }
+    const Values activated = mlxnorm::activated(activation, scale());
+    return is_float32<T>(kScale) ? activated : rounded(activated);
+  }
+
+  METAL_FUNC Values expert_sum() const {
+    Values sum = splat<T>(0.0f);
+    for (uint k = 0; k < params->top_k; ++k) {
+      Values expert;
+      Element<T>::unpack(load(tensors->inputs[0] + k * params->expert_stride), expert.v);
+      sum = fma(element<T>(tensors->operands[kRoutingWeights], kRoutingWeights, k), expert, sum);
+    }
+    return sum;
+  }
+
+  METAL_FUNC Values rounded(Values x) const { return round_intermediates ? x.rounded() : x; }
+
+  // ---- for the kernels ------------------------------------------------------------------------
+
+  METAL_FUNC void store(Outputs<Values, Formula::kOutputs> outputs) const {
+#pragma unroll
+    for (int i = 0; i < Formula::kOutputs; ++i) {
+      Access<T, kVector>::store(tensors->outputs[i], word, params->dim,
+                                Element<T>::pack(outputs.values[i].v));
+    }
+  }
+
+  METAL_FUNC uint4 load(device const T* row) const {
+    return Access<T, kVector>::load(row, word, params->dim);
+  }
+
+  METAL_FUNC Values operand(thread const OperandWord<T, kVector>& ahead, int i) const {
+    if (use_prefetch) {
+      return ahead.values(i);
+    }
+    OperandWord<T, kVector> now;
+    now.load(tensors->operands[i], i, word, params->dim);
+    return now.values(i);
+  }
+
+  METAL_FUNC Values scale() const {
+    return scale_is_scalar ? splat<T>(element<T>(tensors->operands[kScale], kScale, 0))
+                           : operand(prefetched->scale, kScale);
+  }
+};
+
+// ---- sums over the threads that share a row ---------------------------------------------------
+
+struct SimdgroupLanes {
+  METAL_FUNC float sum(float v, int /*which*/) const { return lanes_sum(v, lanes_per_row); }
+};
+
+// Sums have scratch of their own: see threadgroup_sum.
+struct Threadgroup {
+  threadgroup float* scratch;
+  uint simdgroup, lane, simdgroups;
+
+  METAL_FUNC float sum(float v, int which) const {
+    return threadgroup_sum(v, scratch + which * kMaxSimdgroups, simdgroup, lane, simdgroups);
+  }
+};
+
+// ---- one row ------------------------------------------------------------------------------------
+
+// Formula::second, which only formulas of two sums have.
+template <typename Formula, int kSums = Formula::kSums>
+struct SecondSum {
+  template <typename Row, typename Values = typename Row::Values>
+  static METAL_FUNC Values values(Row row, Values first) {
+    return Formula::second(row, first);
+  }
+};
+template <typename Formula>
+struct SecondSum<Formula, 1> {
+  template <typename Row, typename Values = typename Row::Values>
+  static METAL_FUNC Values values(Row /*row*/, Values first) {
+    return first;
+  }
+};
+
+// Of words first, first + step, … kWords of them are this thread's. `writes`: it is not just there
+// to complete a SIMD group.
+template <typename Formula, typename T, int kWords, bool kVector, typename Threads>
+METAL_FUNC void norm_in_registers(thread const Tensors<T>& tensors, constant NormParams& params,
+                                  uint first, uint step, Threads threads, bool writes) {
+  Prefetched<Formula, T, kVector> prefetched[kWords];
+  RowWord<Formula, T, kVector> rows[kWords];
+  bool holds[kWords];
+#pragma unroll
+  for (int k = 0; k < kWords; ++k) {
+    const uint word = first + k * step;
+    holds[k] = word * Element<T>::kPerWord < params.dim;
+    rows[k] = {&tensors, &prefetched[k], &params, word, 0.0f};
+    if (use_prefetch && holds[k]) {
+      prefetched[k].load(tensors, word, params.dim);
+    }
+  }
+
+  ValuesOf<T> values[kWords];
+  float sum = 0.0f;
+#pragma unroll
+  for (int k = 0; k < kWords; ++k) {
+    values[k] = holds[k] ? Formula::first(rows[k]) : splat<T>(0.0f);
+    sum += sum_of_squares(values[k]);
+  }
+  float scale = inverse_rms(threads.sum(sum, 0), params.inverse_dim, params.eps);
+
+  if (Formula::kSums == 2) {
+    sum = 0.0f;
+#pragma unroll
+    for (int k = 0; k < kWords; ++k) {
+      if (holds[k]) {
+        rows[k].inverse_rms = scale;
+        values[k] = SecondSum<Formula>::values(rows[k], values[k]);
+      }
+      sum += sum_of_squares(values[k]);
+    }
+    scale = inverse_rms(threads.sum(sum, 1), params.inverse_dim, params.eps);
+  }
+
+#pragma unroll
+  for (int k = 0; k < kWords; ++k) {
+    if (holds[k] && writes) {
+      rows[k].inverse_rms = scale;
+      rows[k].store(Formula::finish(rows[k], values[k]));
+    }
+  }
+}
+
+// Words thread, thread + threads, … of the row are this thread's, however many.
+template <typename Formula, typename T, bool kVector>
+METAL_FUNC void norm_in_memory(thread const Tensors<T>& tensors, constant NormParams& params,
+                               uint thread_index, uint thread_count, Threadgroup threads) {
+  const uint words = (params.dim - 1) / Element<T>::kPerWord + 1;
+  Prefetched<Formula, T, kVector> nothing;
+  RowWord<Formula, T, kVector> row = {&tensors, &nothing, &params, 0, 0.0f};
+
+  float sum = 0.0f;
+  for (row.word = thread_index; row.word < words; row.word += thread_count) {
+    sum += sum_of_squares(Formula::first(row));
+  }
+  const float scale = inverse_rms(threads.sum(sum, 0), params.inverse_dim, params.eps);
+
+  float last_scale = scale;
+  if (Formula::kSums == 2) {
+    row.inverse_rms = scale;
+    sum = 0.0f;
+    for (row.word = thread_index; row.word < words; row.word += thread_count) {
+      sum += sum_of_squares(SecondSum<Formula>::values(row, Formula::first(row)));
+    }
+    last_scale = inverse_rms(threads.sum(sum, 1), params.inverse_dim, params.eps);
+  }
+
+  for (row.word = thread_index; row.word < words; row.word += thread_count) {
+    ValuesOf<T> values = Formula::first(row);
+    if (Formula::kSums == 2) {
+      row.inverse_rms = scale;
+      values = SecondSum<Formula>::values(row, values);
+    }
+    row.inverse_rms = last_scale;
+    row.store(Formula::finish(row, values));
+  }
+}
+
+// ---- kernels ------------------------------------------------------------------------------------
+
+#define NORM_BUFFERS                                                                   \
+  device const T *input0 [[buffer(kInputBuffer)]],                                     \
+      device const T *input1 [[buffer(kInputBuffer + 1)]],                             \
+      device const T *input2 [[buffer(kInputBuffer + 2)]],                             \
+      device const void *weight0 [[buffer(kOperandBuffer)]],                           \
+      device const void *weight1 [[buffer(kOperandBuffer + 1)]],                       \
+      device const void *weight2 [[buffer(kOperandBuffer + 2)]],                       \
+      device const void *weight3 [[buffer(kOperandBuffer + 3)]],                       \
+      device const void *scale [[buffer(kOperandBuffer + kScale)]],                    \
+      device const void *routing_weights [[buffer(kOperandBuffer + kRoutingWeights)]], \
+      device T *output0 [[buffer(kOutputBuffer)]],                                     \
+      device T *output1 [[buffer(kOutputBuffer + 1)]],                                 \
+      device T *output2 [[buffer(kOutputBuffer + 2)]],                                 \
+      device T *output3 [[buffer(kOutputBuffer + 3)]],                                 \
+      constant NormParams &params [[buffer(kParamsBuffer)]]
+
+#define NORM_TENSORS                                                                          \
+  {                                                                                           \
+    {input0, input1, input2}, {weight0, weight1, weight2, weight3, scale, routing_weights}, { \
+      output0, output1, output2, output3                                                      \
+    }                                                                                         \
+  }
+
+template <typename Formula, typename T, int kWords, bool kVector>
+[[kernel, max_total_threads_per_threadgroup(kMaxThreads)]] void norm_simd(
+    NORM_BUFFERS, uint threadgroup_index [[threadgroup_position_in_grid]],
+    uint thread_index [[thread_index_in_threadgroup]], uint threads [[threads_per_threadgroup]]) {
+  // In units of rows before lanes, so that the product with threads cannot overflow.
+  const uint row_in_dispatch =
+      threadgroup_index * (threads / lanes_per_row) + thread_index / lanes_per_row;
+  // Lanes past the last row keep it company: SIMD functions need them all.
+  const bool active = row_in_dispatch < params.rows;
+  Tensors<T> tensors = NORM_TENSORS;
+  tensors.template move_to_row<Formula>(
+      params.first_row + (active ? row_in_dispatch : params.rows - 1), params);
+  norm_in_registers<Formula, T, kWords, kVector>(tensors, params, thread_index % lanes_per_row,
+                                                 lanes_per_row, SimdgroupLanes(), active);
+}
+
+template <typename Formula, typename T, int kWords, bool kVector>
+[[kernel, max_total_threads_per_threadgroup(kMaxThreads)]] void norm_row(
+    NORM_BUFFERS, uint threadgroup_index [[threadgroup_position_in_grid]],
+    uint thread_index [[thread_index_in_threadgroup]], uint threads [[threads_per_threadgroup]],
+    uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]],
+    uint simdgroups [[simdgroups_per_threadgroup]]) {
+  threadgroup float scratch[Formula::kSums * kMaxSimdgroups];
+  Tensors<T> tensors = NORM_TENSORS;
+  tensors.template move_to_row<Formula>(params.first_row + threadgroup_index, params);
+  const Threadgroup group = {scratch, simdgroup, lane, simdgroups};
+  norm_in_registers<Formula, T, kWords, kVector>(tensors, params, thread_index, threads, group,
+                                                 true);
+}
+
+template <typename Formula, typename T, bool kVector>
+[[kernel, max_total_threads_per_threadgroup(kMaxThreads)]] void norm_loop(
+    NORM_BUFFERS, uint threadgroup_index [[threadgroup_position_in_grid]],
+    uint thread_index [[thread_index_in_threadgroup]], uint threads [[threads_per_threadgroup]],
+    uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]],
+    uint simdgroups [[simdgroups_per_threadgroup]]) {
+  threadgroup float scratch[Formula::kSums * kMaxSimdgroups];
+  Tensors<T> tensors = NORM_TENSORS;
+  tensors.template move_to_row<Formula>(params.first_row + threadgroup_index, params);
+  const Threadgroup group = {scratch, simdgroup, lane, simdgroups};
+  norm_in_memory<Formula, T, kVector>(tensors, params, thread_index, threads, group);
+}
+
+// ---- names that the host looks up: op, kernel, words, dtype, access -----------------------------
+
+#define INSTANTIATE(name, ...) \
+  template [[host_name(name)]] [[kernel]] decltype(__VA_ARGS__) __VA_ARGS__;
+
+#define INSTANTIATE_ACCESS(op, x, T, access, kVector)                             \
+  INSTANTIATE(#op "_simd_2_" x "_" access, norm_simd<formula::op, T, 2, kVector>) \
+  INSTANTIATE(#op "_row_2_" x "_" access, norm_row<formula::op, T, 2, kVector>)   \
+  INSTANTIATE(#op "_row_4_" x "_" access, norm_row<formula::op, T, 4, kVector>)   \
+  INSTANTIATE(#op "_loop_" x "_" access, norm_loop<formula::op, T, kVector>)
+
+#define INSTANTIATE_TYPE(op, x, T)              \
+  INSTANTIATE_ACCESS(op, x, T, "scalar", false) \
+  INSTANTIATE_ACCESS(op, x, T, "vector", true)
+
+#define INSTANTIATE_KERNELS(op)          \
+  INSTANTIATE_TYPE(op, "float32", float) \
+  INSTANTIATE_TYPE(op, "float16", half)  \
+  INSTANTIATE_TYPE(op, "bfloat16", bfloat)

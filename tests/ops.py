@@ -1,0 +1,339 @@
+"""The family of ops as the tests see it: what each takes and gives, and calls of it to compare."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import pytest
+import torch
+from oracle import assert_same_bits, assert_within
+from steps import FORMULAS, Bounds, Chain, Interval, Options, Steps
+from tensors import DTYPES, Guarded, randn
+from torch import Tensor
+
+import torch_mlxnorm
+from torch_mlxnorm import reference
+
+Role = Literal["activation", "experts", "weight", "scale", "routing_weights"]
+ScaleKind = Literal["one", "dim", "rows"]
+
+# Which operands (weights, scale, routing weights) are float32 beside 16-bit activations.
+FLOAT32_OPERANDS: dict[str, slice] = {
+    "none": slice(0),
+    "all": slice(None),
+    "even": slice(0, None, 2),
+    "odd": slice(1, None, 2),
+}
+
+
+@dataclass(frozen=True)
+class Tensorlike:
+    """A tensor argument."""
+
+    name: str
+    role: Role
+    optional: bool
+
+    @property
+    def keyword(self) -> bool:
+        return self.role == "scale" and self.optional
+
+
+@dataclass(frozen=True)
+class Op:
+    name: str
+    takes: str  # names of tensors, in order; `?` may be None
+    gives: str
+    rounds: bool = True  # has round_intermediates
+    activates: bool = False  # has activation, and a scale that may be of x's shape
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensorlike]:
+        names = [(name.removesuffix("?"), name.endswith("?")) for name in self.takes.split()]
+        return {name: Tensorlike(name, _role(name), optional) for name, optional in names}
+
+    @cached_property
+    def results(self) -> list[str]:
+        return self.gives.split()
+
+    def named(self, *roles: Role) -> list[str]:
+        return [t.name for t in self.tensors.values() if t.role in roles]
+
+    @cached_property
+    def first(self) -> str:
+        """What the other tensors are compared with."""
+        return next(iter(self.tensors))
+
+    @cached_property
+    def activations(self) -> list[str]:
+        """Inputs of the results' shape."""
+        return self.named("activation")
+
+    @cached_property
+    def operands(self) -> list[str]:
+        return self.named("weight", "scale", "routing_weights")
+
+    @cached_property
+    def optional(self) -> list[str]:
+        return [t.name for t in self.tensors.values() if t.optional]
+
+    @cached_property
+    def has_second_norm_of_a_sum(self) -> bool:
+        return self.rounds and len(self.results) > 1
+
+    @cached_property
+    def scale_kinds(self) -> list[ScaleKind]:
+        if not self.named("scale"):
+            return ["dim"]
+        return ["one", "dim", "rows"] if self.activates else ["one", "dim"]
+
+    @cached_property
+    def option_names(self) -> list[str]:
+        names = ["eps", "weight_offset", "casting_mode"]
+        return names + ["activation"] * self.activates + ["round_intermediates"] * self.rounds
+
+    @property
+    def packet(self) -> Any:
+        return getattr(torch.ops.mlxnorm, self.name)
+
+    def call(
+        self,
+        leading: Sequence[int],
+        dim: int,
+        dtype: torch.dtype = torch.float32,
+        device: str = "cpu",
+        *,
+        float32: str = "none",
+        missing: Iterable[str] = (),
+        scale: ScaleKind = "dim",
+        top_k: int = 3,
+        seed: int = 0,
+        **options: Any,
+    ) -> Call:
+        shapes: dict[Role, tuple[int, ...]] = {
+            "activation": (*leading, dim),
+            "experts": (*leading, top_k, dim),
+            "weight": (dim,),
+            "scale": {"one": (1,), "dim": (dim,), "rows": (*leading, dim)}[scale],
+            "routing_weights": (*leading, top_k),
+        }
+        in_float32 = self.operands[FLOAT32_OPERANDS[float32]]
+        tensors: dict[str, Tensor | None] = {}
+        for i, tensor in enumerate(self.tensors.values()):
+            kind = torch.float32 if tensor.name in in_float32 else dtype
+            values = randn(*shapes[tensor.role], dtype=kind, device=device, seed=16 * seed + i)
+            tensors[tensor.name] = None if tensor.name in missing else values
+        return Call(self, tensors, options)
+
+
+def _role(name: str) -> Role:
+    special: dict[str, Role] = {
+        "expert_outputs": "experts",
+        "routing_weights": "routing_weights",
+        "scale": "scale",
+        "layer_scalar": "scale",
+        "w2": "weight",
+        "w3": "weight",
+    }
+    return special.get(name, "weight" if "weight" in name else "activation")
+
+
+OPS = {
+    op.name: op
+    for op in [
+        Op("rms_norm", "x weight?", "out", rounds=False),
+        Op("rms_norm_mul", "x weight? scale", "out", activates=True),
+        Op(
+            "rms_norm_triple",
+            "x weight_a? weight_b? weight_c?",
+            "out_a out_b out_c",
+            rounds=False,
+        ),
+        Op("add_rms_norm", "x residual weight?", "out residual_out"),
+        Op("rms_norm_add", "x residual weight? scale?", "out"),
+        Op(
+            "rms_norm_add_rms_norm",
+            "x residual weight? next_weight? scale?",
+            "residual_out out",
+        ),
+        Op(
+            "fused_post_attn_triple_norm",
+            "hidden attn_out post_attn_weight weight_a? weight_b? weight_c?",
+            "residual_out out_a out_b out_c",
+        ),
+        Op(
+            "fused_post_ff_norm2_endlayer",
+            "attn_out moe_accum residual w2 w3 layer_scalar",
+            "mlp_down hidden",
+        ),
+        Op(
+            "fused_moe_wsum_post_ff_norm2_endlayer",
+            "expert_outputs routing_weights attn_out residual w2 w3 layer_scalar",
+            "mlp_down hidden",
+        ),
+    ]
+}
+
+each_op = pytest.mark.parametrize("op", OPS.values(), ids=OPS)
+
+# Ops, dtypes of the activations, and which operands are float32 beside them, where that differs.
+each_op_and_types = pytest.mark.parametrize(
+    ("op", "dtype", "float32"),
+    [
+        pytest.param(op, dtype, float32, id=f"{op.name}-{str(dtype)[6:]}-{float32}")
+        for op in OPS.values()
+        for dtype in DTYPES
+        for float32 in (FLOAT32_OPERANDS if dtype != torch.float32 else ["none"])
+        if float32 in ("none", "all") or len(op.operands) > 1
+    ],
+)
+
+
+@dataclass(frozen=True)
+class Call:
+    """An op with its arguments."""
+
+    op: Op
+    tensors: dict[str, Tensor | None]
+    options: dict[str, Any]
+
+    def __call__(self, out: Sequence[Tensor] | None = None) -> tuple[Tensor, ...]:
+        function = getattr(torch_mlxnorm, self.op.name)
+        single = len(self.op.results) == 1
+        if out is None:
+            result = function(**self.tensors, **self.options)
+        else:
+            given = out[0] if single else tuple(out)
+            result = function(**self.tensors, **self.options, out=given)
+            assert result is given
+        return (result,) if single else result
+
+    def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """For `torch.ops.mlxnorm`, which tells positional arguments from keyword-only ones."""
+        takes = self.op.tensors.values()
+        positional = tuple(self.tensors[t.name] for t in takes if not t.keyword)
+        keyword = {t.name: self.tensors[t.name] for t in takes if t.keyword}
+        return positional, keyword | self.options
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of every result."""
+        return self[self.op.activations[-1]].shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self[self.op.first].dtype
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor = self.tensors[name]
+        assert tensor is not None
+        return tensor
+
+    def having(self, **tensors: Tensor | None) -> Call:
+        return dataclasses.replace(self, tensors=self.tensors | tensors)
+
+    def under(self, **options: Any) -> Call:
+        return dataclasses.replace(self, options=self.options | options)
+
+    def mapped(self, function: Any, names: Iterable[str] | None = None) -> Call:
+        """With the tensors of these names, or all, replaced by what the function makes of them."""
+        names = self.tensors if names is None else names
+        present = [name for name in names if self.tensors[name] is not None]
+        return self.having(**{name: function(self.tensors[name]) for name in present})
+
+    def on(self, device: str) -> Call:
+        return self.mapped(lambda t: t.to(device))
+
+    @property
+    def rowwise(self) -> list[str]:
+        """Tensors with a row, or several, for each row of the results."""
+        names = self.op.named("activation", "experts", "routing_weights")
+        if self.op.activates and self["scale"].shape == self.shape:
+            names.append("scale")
+        return names
+
+    def with_leading(self, *leading: int) -> Call:
+        """The same rows in other leading dimensions."""
+        count = len(self.shape) - 1
+        return self.mapped(lambda t: t.reshape(*leading, *t.shape[count:]), self.rowwise)
+
+    def rows(self, index: Any) -> Call:
+        """Some of the rows, where there is one leading dimension."""
+        return self.mapped(lambda t: t[index], self.rowwise)
+
+    @property
+    def may_be_contracted(self) -> bool:
+        """A real GPU may fuse a product and a sum; in 16 bits the rounding between tells them
+        apart. The CPU and the simulator fuse nothing."""
+        on_mac = sys.platform == "darwin"
+        return on_mac and self.dtype == torch.float32 and self[self.op.first].device.type == "mps"
+
+    def empty_outs(self) -> tuple[Tensor, ...]:
+        like = self[self.op.activations[-1]]
+        return tuple(
+            torch.empty(self.shape, dtype=self.dtype, device=like.device) for _ in self.op.results
+        )
+
+    def reference(self) -> tuple[Tensor, ...]:
+        result = getattr(reference, self.op.name)(**self.tensors, **self.options)
+        return result if isinstance(result, tuple) else (result,)
+
+    def steps(self, do: Steps[Any]) -> tuple[Any, ...]:
+        return FORMULAS[self.op.name](do, self.tensors)
+
+    def bounds(self) -> tuple[Interval, ...]:
+        return self.steps(Bounds(Options(**self.options), self.dtype))
+
+    def chain(self) -> tuple[Tensor, ...]:
+        """Of single ops, which round every step."""
+        return self.steps(Chain(Options(**self.options)))
+
+
+def assert_all_same_bits(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    for a, b in zip(actual, expected, strict=True):
+        assert_same_bits(a, b)
+
+
+def run(call: Call) -> tuple[Tensor, ...]:
+    """The results, which come out the same in poisoned `out` tensors, with nothing else written."""
+    results = call()
+    like = call[call.op.activations[-1]]
+    for result in results:
+        assert result.shape == call.shape and result.dtype == call.dtype
+        assert result.device == like.device and result.is_contiguous()
+    guarded = [Guarded(call.shape, call.dtype, like.device) for _ in results]
+    outs = call(out=[g.tensor for g in guarded])
+    assert_all_same_bits(outs, results)
+    for g in guarded:
+        g.assert_intact_around()
+    return results
+
+
+def check(call: Call) -> tuple[Tensor, ...]:
+    """Runs the call and compares with the float64 reference, by way of the intervals: they hold the
+    reference, and whatever float32 arithmetic may have computed."""
+    results = run(call)
+    assert_allowed(call, results)
+    return results
+
+
+def assert_allowed(call: Call, results: Sequence[Tensor]) -> None:
+    everything = zip(call.op.results, results, call.bounds(), call.reference(), strict=True)
+    for name, result, bounds, exact in everything:
+        assert_within(result, bounds, f"{call.op.name}: {name}")
+        if call.options.get("round_intermediates"):
+            exact = exact.to(call.dtype).double()  # as the last step of the intervals
+        assert_holds(bounds, exact)
+
+
+def assert_holds(bounds: Interval, exact: Tensor) -> None:
+    """The interval holds the reference, which comes about by other float64 operations."""
+    finite = exact.isfinite()
+    slack = 2.0**-45 * (1.0 + exact.where(finite, 0.0).abs().amax(dim=-1, keepdim=True))
+    holds = (bounds.low - slack <= exact) & (exact <= bounds.high + slack)
+    assert (holds | (exact.isnan() & bounds.low.isnan())).all(), "the oracle contradicts itself"

@@ -1,0 +1,212 @@
+"""The formula of every op, step by step, and what a step may be done with: PyTorch's single ops, or
+intervals that hold what float32 kernels may give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import torch
+import torch.nn.functional as F
+from oracle import GELU_ARGUMENT, Interval, inverse_rms_error
+from torch import Tensor
+
+from torch_mlxnorm import Activation, CastingMode, rms_norm
+
+V = TypeVar("V")
+Operands = Mapping[str, Any]
+
+
+class Steps(Protocol[V]):
+    """Each step ends with R, the rounding of round_intermediates. Before a result is written, that
+    rounds nothing that writing would not."""
+
+    def norm(self, x: V, weight: V | None) -> V: ...
+    def add(self, a: V, b: V) -> V: ...
+    def mul(self, x: V, factor: V) -> V: ...
+    def activated(self, scale: V) -> V: ...
+    def expert_sum(self, experts: V, routing_weights: V) -> V: ...
+
+
+# ---- formulas -----------------------------------------------------------------------------------
+
+
+def _rms_norm(do: Steps[V], t: Operands) -> tuple[V, ...]:
+    return (do.norm(t["x"], t["weight"]),)
+
+
+def _rms_norm_mul(do: Steps[V], t: Operands) -> tuple[V, ...]:
+    return (do.mul(do.norm(t["x"], t["weight"]), do.activated(t["scale"])),)
+
+
+def _rms_norm_triple(do: Steps[V], t: Operands) -> tuple[V, ...]:
+    return _three_norms(do, t["x"], t)
+
+
+def _three_norms(do: Steps[V], x: V, t: Operands) -> tuple[V, ...]:
+    return tuple(do.norm(x, t[weight]) for weight in ("weight_a", "weight_b", "weight_c"))
+
+
+def _add_rms_norm(do: Steps[V], t: Operands) -> tuple[V, ...]:
+    r = do.add(t["x"], t["residual"])
+    return do.norm(r, t["weight"]), r
+
+
+def _rms_norm_add(do: Steps[V], t: Operands) -> tuple[V, ...]:
+    r = do.add(t["residual"], do.norm(t["x"], t["weight"]))
+    return (r if t["scale"] is None else do.mul(r, t["scale"]),)
+
+
+def _rms_norm_add_rms_norm(do: Steps[V], t: Operands) -> tuple[V, ...]:
+    (r,) = _rms_norm_add(do, t)
+    return r, do.norm(r, t["next_weight"])
+
+
+def _fused_post_attn_triple_norm(do: Steps[V], t: Operands) -> tuple[V, ...]:
+    r = do.add(t["hidden"], do.norm(t["attn_out"], t["post_attn_weight"]))
+    return r, *_three_norms(do, r, t)
+
+
+def _end_of_layer(do: Steps[V], moe_accum: V, t: Operands) -> tuple[V, ...]:
+    mlp_down = do.add(t["attn_out"], do.norm(moe_accum, t["w2"]))
+    hidden = do.add(t["residual"], do.norm(mlp_down, t["w3"]))
+    return mlp_down, do.mul(hidden, t["layer_scalar"])
+
+
+def _fused_post_ff_norm2_endlayer(do: Steps[V], t: Operands) -> tuple[V, ...]:
+    return _end_of_layer(do, t["moe_accum"], t)
+
+
+def _fused_moe_wsum_post_ff_norm2_endlayer(do: Steps[V], t: Operands) -> tuple[V, ...]:
+    return _end_of_layer(do, do.expert_sum(t["expert_outputs"], t["routing_weights"]), t)
+
+
+FORMULAS: dict[str, Callable[[Steps[Any], Operands], tuple[Any, ...]]] = {
+    "rms_norm": _rms_norm,
+    "rms_norm_mul": _rms_norm_mul,
+    "rms_norm_triple": _rms_norm_triple,
+    "add_rms_norm": _add_rms_norm,
+    "rms_norm_add": _rms_norm_add,
+    "rms_norm_add_rms_norm": _rms_norm_add_rms_norm,
+    "fused_post_attn_triple_norm": _fused_post_attn_triple_norm,
+    "fused_post_ff_norm2_endlayer": _fused_post_ff_norm2_endlayer,
+    "fused_moe_wsum_post_ff_norm2_endlayer": _fused_moe_wsum_post_ff_norm2_endlayer,
+}
+
+
+# ---- what steps are done with -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Options:
+    """What an op's keyword arguments say, defaults filled in."""
+
+    eps: float = 1e-6
+    weight_offset: float = 0.0
+    casting_mode: CastingMode = "gemma"
+    round_intermediates: bool = False
+    activation: Activation = "none"
+
+
+def _fitted(factor: Tensor, x: Tensor) -> Tensor:
+    """1 or dim elements in any shape, to multiply x. Never 0-d: PyTorch would round that to x's
+    dtype."""
+    return factor if factor.shape == x.shape else factor.reshape(-1)
+
+
+def activate_in_float32(activation: Activation, scale: Tensor) -> Tensor:
+    match activation:
+        case "silu":
+            return F.silu(scale.float())
+        case "gelu_tanh":
+            return F.gelu(scale.float(), approximate="tanh")
+        case "sigmoid":
+            return torch.sigmoid(scale.float())
+        case _:
+            return scale
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Single ops: mlxnorm::rms_norm, and PyTorch's. Each rounds its result."""
+
+    options: Options
+
+    def norm(self, x: Tensor, weight: Tensor | None) -> Tensor:
+        o = self.options
+        offset, mode = o.weight_offset, o.casting_mode
+        return rms_norm(x, weight, o.eps, weight_offset=offset, casting_mode=mode)
+
+    def add(self, a: Tensor, b: Tensor) -> Tensor:
+        return a + b
+
+    def mul(self, x: Tensor, factor: Tensor) -> Tensor:
+        return (x * _fitted(factor, x)).to(x.dtype)
+
+    def activated(self, scale: Tensor) -> Tensor:
+        on_cpu = activate_in_float32(self.options.activation, scale.cpu())
+        return on_cpu.to(scale.dtype).to(scale.device)
+
+    def expert_sum(self, experts: Tensor, routing_weights: Tensor) -> Tensor:
+        """A fused multiply-add for each expert: in float64 the product is exact."""
+        e, w = experts.cpu().double(), routing_weights.cpu().double()
+        total = torch.zeros_like(e[..., 0, :])
+        for k in range(e.shape[-2]):
+            total = (total + w[..., k, None] * e[..., k, :]).float().double()
+        return total.to(experts.dtype).to(experts.device)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Intervals. Takes tensors, too: the operands."""
+
+    options: Options
+    dtype: torch.dtype  # of the activations
+
+    def norm(self, x: Tensor | Interval, weight: Tensor | None) -> Interval:
+        x = _interval(x)
+        normalized = x * self.inverse_rms(x)
+        if weight is None:
+            return self.R(normalized)
+        if self.options.casting_mode == "llama":
+            normalized = normalized.rounded(self.dtype)
+        return self.R(normalized * (Interval.of(weight) + self.options.weight_offset))
+
+    def inverse_rms(self, x: Interval) -> Interval:
+        error = inverse_rms_error(self.dtype, x.low.shape[-1])
+        return x.inverse_rms(self.options.eps, error)
+
+    def add(self, a: Tensor | Interval, b: Tensor | Interval) -> Interval:
+        return self.R(_interval(a) + _interval(b))
+
+    def mul(self, x: Interval, factor: Tensor | Interval) -> Interval:
+        factor = _interval(factor)
+        low, high = _fitted(factor.low, x.low), _fitted(factor.high, x.low)
+        return self.R(x * Interval(low, high))
+
+    def activated(self, scale: Tensor) -> Interval:
+        s, activation = Interval.of(scale), self.options.activation
+        if activation == "none":
+            return s
+        argument = s
+        if activation == "gelu_tanh":  # (1 + tanh(u)) / 2 = sigmoid(2 u)
+            twice = 2 * (2 / torch.pi) ** 0.5 * (s.low + 0.044715 * s.low**3)
+            argument = Interval(twice, twice).widened(GELU_ARGUMENT)
+        numerator = Interval.of(torch.ones(())) if activation == "sigmoid" else s
+        result = numerator / (argument.exp_of_negative() + 1.0)
+        return result.rounded(scale.dtype) if self.options.round_intermediates else result
+
+    def expert_sum(self, experts: Tensor, routing_weights: Tensor) -> Interval:
+        e, w = _interval(experts).low, _interval(routing_weights).low
+        total = Interval.of(torch.zeros_like(e[..., 0, :]))
+        for k in range(e.shape[-2]):
+            total = total + Interval.of(w[..., k, None]) * Interval.of(e[..., k, :])
+        return self.R(total)
+
+    def R(self, x: Interval) -> Interval:
+        return x.rounded(self.dtype) if self.options.round_intermediates else x
+
+
+def _interval(x: Tensor | Interval) -> Interval:
+    return x if isinstance(x, Interval) else Interval.of(x)

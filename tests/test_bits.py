@@ -1,0 +1,166 @@
+"""Equal bits: a fused op and the chain of single ops, a row alone and in a batch, any alignment."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from ops import OPS, Op, assert_all_same_bits, each_op, each_op_and_types
+from oracle import assert_same_bits, different_bits
+from tensors import DTYPES, misaligned, type_id
+
+# Kernels for rows of three lengths on MPS, and rows that do not fill their words.
+CHAIN_DIMS = [1, 7, 96, 1000, 2816]
+
+
+# ---- round_intermediates: the chain of mlxnorm::rms_norm and PyTorch's add and mul --------------
+
+
+@pytest.mark.parametrize("dim", CHAIN_DIMS)
+@each_op_and_types
+def test_equals_the_chain(device: str, op: Op, dtype: torch.dtype, float32: str, dim: int) -> None:
+    """In float32 every step rounds anyway, and the CPU and the simulator never fuse two."""
+    rounding = [True] if dtype != torch.float32 else [False, True]
+    for casting_mode, scale in itertools.product(["gemma", "llama"], op.scale_kinds):
+        offset = 1.0 if casting_mode == "llama" else 0.0
+        call = op.call((2,), dim, dtype, device, float32=float32, scale=scale)
+        call = call.under(casting_mode=casting_mode, weight_offset=offset)
+        if call.may_be_contracted:
+            pytest.skip("a GPU may fuse a product and a sum")
+        expected = call.chain()
+        for round_intermediates in rounding:
+            rounds = {"round_intermediates": round_intermediates} if op.rounds else {}
+            assert_all_same_bits(call.under(**rounds)(), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=type_id)
+@pytest.mark.parametrize("dim", [16_400, 33_000])
+@each_op
+def test_equals_the_chain_in_long_rows(device: str, op: Op, dim: int, dtype: torch.dtype) -> None:
+    call = op.call((2,), dim, dtype, device, casting_mode="llama", float32="even")
+    call = call.under(round_intermediates=True) if op.rounds else call
+    assert_all_same_bits(call(), call.chain())
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=type_id)
+@pytest.mark.parametrize("op", [op for op in OPS.values() if op.optional], ids=lambda op: op.name)
+def test_equals_the_chain_with_tensors_missing(device: str, op: Op, dtype: torch.dtype) -> None:
+    rounds = {"round_intermediates": True} if op.rounds else {}
+    for count in range(1, len(op.optional) + 1):
+        for missing in itertools.combinations(op.optional, count):
+            call = op.call((3,), 200, dtype, device, missing=missing, **rounds)
+            if call.may_be_contracted:
+                pytest.skip("a GPU may fuse a product and a sum")
+            assert_all_same_bits(call(), call.chain())
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 8])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=type_id)
+def test_expert_sum_equals_fused_multiply_adds(device: str, dtype: torch.dtype, top_k: int) -> None:
+    op = OPS["fused_moe_wsum_post_ff_norm2_endlayer"]
+    for float32, dim in itertools.product(["none", "all"], [10, 1000]):
+        call = op.call((3, 2), dim, dtype, device, top_k=top_k, float32=float32)
+        call = call.under(round_intermediates=True)
+        assert_all_same_bits(call(), call.chain())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "seldom"), [(torch.float16, 2e-3), (torch.bfloat16, 2.5e-4)], ids=type_id
+)
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh", "sigmoid"])
+def test_an_activation_seldom_differs_from_pytorch(
+    device: str, activation: str, dtype: torch.dtype, seldom: float
+) -> None:
+    """By one or two bits: where exp differs in the last bits of float32, it takes the result across
+    a boundary between two values, which are 2**13 such bits apart in float16 and 2**16 in bfloat16.
+    Ours and PyTorch's gelu_tanh may be 16 apart."""
+    for float32 in ("none", "all"):
+        call = OPS["rms_norm_mul"].call((40,), 1000, dtype, device, scale="rows", float32=float32)
+        call = call.under(activation=activation, round_intermediates=True)
+        (ours,), (theirs,) = call(), call.chain()
+        assert different_bits(ours, theirs).double().mean() < seldom
+        step = 2 * torch.finfo(dtype).eps
+        torch.testing.assert_close(ours, theirs, rtol=step, atol=torch.finfo(dtype).tiny)
+
+
+# ---- the same row -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=type_id)
+@pytest.mark.parametrize("dim", [7, 128, 1000, 2816, 8200, 33_000])
+@each_op
+def test_a_row_gives_the_same_bits_in_any_batch(
+    device: str, op: Op, dim: int, dtype: torch.dtype
+) -> None:
+    rows = 70 if dim < 2000 else 7
+    call = op.call((rows,), dim, dtype, device, float32="even", scale=op.scale_kinds[-1])
+    batch = call()
+    assert_all_same_bits(call(), batch)
+    for row in (0, 1, rows - 1):
+        assert_all_same_bits(call.rows(row)(), [b[row] for b in batch])
+    some = slice(3, rows // 2 + 3)
+    assert_all_same_bits(call.rows(some)(), [b[some] for b in batch])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=type_id)
+@pytest.mark.parametrize(
+    ("dim", "float32"), [(128, "even"), (128, "odd"), (1000, "even"), (40_000, "odd")]
+)
+@each_op
+def test_alignment_does_not_change_a_bit(
+    device: str, op: Op, dim: int, float32: str, dtype: torch.dtype
+) -> None:
+    """Each tensor at a storage offset that rules out 16-byte access, one at a time, and all."""
+    call = op.call((2,), dim, dtype, device, float32=float32, scale=op.scale_kinds[-1])
+    expected = call()
+    for names in [*([name] for name in call.tensors), list(call.tensors)]:
+        assert_all_same_bits(call.mapped(misaligned, names)(), expected)
+    outs = call.empty_outs()
+    for i in range(len(outs)):
+        shifted = [misaligned(out) if k == i else out for k, out in enumerate(outs)]
+        assert_all_same_bits(call(out=shifted), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=type_id)
+def test_experts_at_odd_distances(device: str, dtype: torch.dtype) -> None:
+    """Rows begin on 16-byte boundaries, the experts within a row do not."""
+    op = OPS["fused_moe_wsum_post_ff_norm2_endlayer"]
+    for dim in (64, 2816):
+        call = op.call((2,), dim, dtype, device, top_k=3)
+        apart = torch.empty(2, 4, dim, dtype=dtype, device=device)
+        apart = apart.as_strided((2, 3, dim), (4 * dim, dim + 1, 1))
+        moved = call.having(expert_outputs=apart.copy_(call["expert_outputs"]))
+        assert_all_same_bits(moved(), call())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=type_id)
+@each_op
+def test_threads_do_not_change_a_bit(op: Op, dtype: torch.dtype) -> None:
+    call = op.call((100,), 2816, dtype)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        expected = call()
+        torch.set_num_threads(2)
+        assert_all_same_bits(call(), expected)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=type_id)
+@each_op
+def test_writing_past_the_caches_does_not_change_a_bit(op: Op, dtype: torch.dtype) -> None:
+    """The CPU writes huge results so, if they are aligned."""
+    dim = 2048
+    rows = (21 << 20) // (dim * dtype.itemsize)
+    few = op.call((8,), dim, dtype, top_k=1)
+    many = few.mapped(lambda t: t.repeat(rows // 8, *[1] * (t.dim() - 1)), few.rowwise)
+    outs = many(out=many.empty_outs())
+    expected = few()
+    for out, block in zip(outs, expected, strict=True):
+        assert out.nbytes >= 20 << 20 and out.data_ptr() % 64 == 0
+        for part in out.split(8):
+            assert_same_bits(part, block)
+    shifted = many(out=[misaligned(out) for out in outs])
+    assert_all_same_bits(shifted, outs)

@@ -1,0 +1,161 @@
+"""Errors of arguments: the same type and text on cpu, mps and meta."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+import torch
+from ops import OPS, Call, Op, Role, each_op
+from torch import Tensor
+
+Make = Callable[[Call], object]
+
+
+def replaced(name: str, *shape: int, dtype: torch.dtype = torch.float16) -> Make:
+    """The call with one tensor replaced."""
+
+    def make(call: Call) -> object:
+        device = call[call.op.first].device
+        return call.having(**{name: torch.ones(shape, dtype=dtype, device=device)})()
+
+    return make
+
+
+def out_replaced(i: int, out: Callable[[Tensor], Tensor]) -> Make:
+    def make(call: Call) -> object:
+        outs = list(call.empty_outs())
+        outs[i] = out(outs[i])
+        return call(out=outs)
+
+    return make
+
+
+@dataclass(frozen=True)
+class Mistake:
+    what: str
+    error: type[Exception]
+    text: str
+    make: Make
+
+
+def mistakes(op: Op) -> Iterator[Mistake]:
+    """What may be wrong with a call of two rows, dim 8 and three experts, in float16."""
+    first, role = op.first, op.tensors[op.first].role
+    shapes: dict[Role, tuple[int, ...]] = {"activation": (2, 8), "experts": (2, 3, 8)}
+    shapes |= {"weight": (8,), "scale": (8,), "routing_weights": (2, 3)}
+    like = f"{first} without top_k" if role == "experts" else f"as {first}"
+    dim = f"{first}.shape[-1]"
+
+    def of(name: str, *wrong: int, expected: str, got: object = None) -> Mistake:
+        got = f"got {list(wrong)}" if got is None else f"got {got}"
+        text = f"{name} must have {expected}, {got}"
+        return Mistake(f"{name}: {wrong}", RuntimeError, text, replaced(name, *wrong))
+
+    def of_type(name: str, dtype: torch.dtype, expected: str) -> Mistake:
+        kind = str(dtype).removeprefix("torch.")
+        make = replaced(name, *shapes[op.tensors[name].role], dtype=dtype)
+        return Mistake(f"{name}: {kind}", TypeError, f"{name} must be {expected}, got {kind}", make)
+
+    for dtype in (torch.int64, torch.int32):
+        yield of_type(first, dtype, "float32, float16 or bfloat16")
+    yield of(first, expected="at least 1 dimension", got="a 0-d tensor")
+    empty = (2, 3, 0) if role == "experts" else (2, 0)
+    at_least_1 = "a last dimension of at least 1"
+    yield of(first, *empty, expected=at_least_1, got=f"shape {list(empty)}")
+    if role == "experts":
+        yield of(first, 8, expected="at least 2 dimensions", got="shape [8]")
+        at_least_1 = "a top_k dimension of at least 1"
+        yield of(first, 2, 0, 8, expected=at_least_1, got="shape [2, 0, 8]")
+
+    for name in op.activations:
+        if name != first:
+            yield of_type(name, torch.float32, f"float16 (as {first})")
+            for wrong in ((2, 9), (3, 8), (1, 8), (8,), (16,), (1, 2, 8)):
+                yield of(name, *wrong, expected=f"shape [2, 8] ({like})")
+    for name in op.operands:
+        for dtype in (torch.bfloat16, torch.int32):
+            yield of_type(name, dtype, f"float16 (as {first}) or float32")
+    for name in op.named("weight"):
+        for count in (7, 1, 16):
+            yield of(name, count, expected=f"8 elements ({dim})", got=count)
+        yield of(name, 1, 8, expected="1 dimension", got="shape [1, 8]")
+    for name in op.named("scale"):
+        for wrong in ((3,), (2, 9), (0,), (2, 4, 2)):
+            count = torch.Size(wrong).numel()
+            expected, got = f"1 or 8 elements ({dim})", str(count)
+            if op.activates:
+                expected = f"shape [2, 8] (as {first}), or 8 elements ({dim}) or 1"
+                got = f"shape {list(wrong)}"
+            yield of(name, *wrong, expected=expected, got=got)
+    for name in op.named("routing_weights"):
+        for wrong in ((2, 4), (3,), (2, 3, 1)):
+            yield of(name, *wrong, expected=f"shape [2, 3] ({first}.shape[:-1])")
+
+    text = 'casting_mode must be "gemma" or "llama", got "qwen"'
+    make = lambda call: call.under(casting_mode="qwen")()  # noqa: E731
+    yield Mistake("casting_mode", ValueError, text, make)
+    if op.activates:
+        text = 'activation must be "none", "silu", "gelu_tanh" or "sigmoid", got "relu"'
+        make = lambda call: call.under(activation="relu")()  # noqa: E731
+        yield Mistake("activation", ValueError, text, make)
+
+    for i, name in enumerate(op.results):
+        text = f"{name} must be float16 (as {first}), got float32"
+        yield Mistake(f"{name}: float32", TypeError, text, out_replaced(i, Tensor.float))
+        for wrong in ((2, 9), (16,)):
+            text = f"{name} must have shape [2, 8] ({like}), got {list(wrong)}"
+            make = out_replaced(i, lambda out, wrong=wrong: out.new_empty(wrong))
+            yield Mistake(f"{name}: {wrong}", RuntimeError, text, make)
+        text = f"{name} must be contiguous, got strides [1, 2] for shape [2, 8]"
+        make = out_replaced(i, lambda out: out.new_empty(8, 2).t())
+        yield Mistake(f"{name}: strided", RuntimeError, text, make)
+
+
+CASES = [
+    pytest.param(op, mistake, id=f"{op.name}-{mistake.what}")
+    for op in OPS.values()
+    for mistake in mistakes(op)
+]
+
+
+@pytest.mark.parametrize(("op", "mistake"), CASES)
+def test_errors(where: str, op: Op, mistake: Mistake) -> None:
+    call = op.call((2,), 8, torch.float16, where)
+    with pytest.raises(mistake.error) as raised:
+        mistake.make(call)
+    assert type(raised.value) is mistake.error
+    assert str(raised.value).splitlines()[0] == f"mlxnorm::{op.name}: {mistake.text}"
+
+
+NAMES = {"cpu": "cpu", "mps": "mps:0", "meta": "meta"}
+
+
+@pytest.mark.parametrize(("here", "there"), list(itertools.permutations(NAMES, 2)))
+@each_op
+def test_error_for_another_device(mps: str, op: Op, here: str, there: str) -> None:
+    call = op.call((2,), 8, torch.float32, here)
+
+    def assert_raises(name: str, wrong: Call, outs: list[Tensor] | None = None) -> None:
+        with pytest.raises(RuntimeError) as raised:
+            wrong(out=outs)
+        expected = f"{name} must be on {NAMES[here]} (as {op.first}), got {NAMES[there]}"
+        assert str(raised.value).splitlines()[0] == f"mlxnorm::{op.name}: {expected}"
+
+    for name in list(op.tensors)[1:]:
+        assert_raises(name, call.mapped(lambda t: torch.ones(t.shape, device=there), [name]))
+    for i, name in enumerate(op.results):
+        outs = list(call.empty_outs())
+        outs[i] = torch.empty(outs[i].shape, device=there)
+        assert_raises(name, call, outs)
+
+
+@each_op
+def test_errors_leave_out_alone(device: str, op: Op) -> None:
+    call = op.call((2,), 8, torch.float32, device)
+    outs = [torch.full_like(out, 7.0) for out in call.empty_outs()]
+    with pytest.raises(ValueError, match="casting_mode"):
+        call.under(casting_mode="")(out=outs)
+    assert all(out.eq(7.0).all() for out in outs)

@@ -1,0 +1,238 @@
+"""What every op computes, on every device, against float64 and PyTorch."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from ops import OPS, Op, assert_all_same_bits, check, each_op, each_op_and_types
+from oracle import assert_same_bits
+from steps import activate_in_float32
+from tensors import DIMS, DTYPES, randn, type_id
+
+from torch_mlxnorm import rms_norm, rms_norm_mul
+
+each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=type_id)
+ACTIVATIONS = ["none", "silu", "gelu_tanh", "sigmoid"]
+MOE = OPS["fused_moe_wsum_post_ff_norm2_endlayer"]
+
+
+@each_dtype
+@pytest.mark.parametrize("dim", DIMS)
+@each_op
+def test_matches_reference(device: str, op: Op, dim: int, dtype: torch.dtype) -> None:
+    rows = 3 if dim < 8192 else 2
+    call = op.call((rows,), dim, dtype, device, float32="even")
+    check(call)
+    if op.optional:
+        check(call.having(**dict.fromkeys(op.optional)))
+
+
+@pytest.mark.parametrize("dim", [33, 704])
+@each_op_and_types
+def test_dtypes(device: str, op: Op, dim: int, dtype: torch.dtype, float32: str) -> None:
+    check(op.call((2, 3), dim, dtype, device, float32=float32))
+
+
+@pytest.mark.parametrize("round_intermediates", [False, True], ids=["kept", "rounded"])
+@pytest.mark.parametrize("casting_mode", ["gemma", "llama"])
+@each_dtype
+@each_op
+def test_options(
+    device: str, op: Op, dtype: torch.dtype, casting_mode: str, round_intermediates: bool
+) -> None:
+    """With one another: they meet in the kernels."""
+    if round_intermediates and not op.rounds:
+        pytest.skip("has no round_intermediates")
+    options = {"casting_mode": casting_mode}
+    options |= {"round_intermediates": True} if round_intermediates else {}
+    activations = ACTIVATIONS if op.activates else [None]
+    for scale, activation in itertools.product(op.scale_kinds, activations):
+        for dim, weight_offset, float32 in [
+            (96, 0.0, "odd"),
+            (96, 1.0, "none"),
+            (2816, 1.0, "odd"),
+        ]:
+            options["weight_offset"] = weight_offset
+            options |= {"activation": activation} if activation else {}
+            check(op.call((3,), dim, dtype, device, scale=scale, float32=float32, **options))
+
+
+@each_dtype
+@each_op
+def test_eps_and_weight_offset(device: str, op: Op, dtype: torch.dtype) -> None:
+    call = op.call((5,), 200, dtype, device)
+    small = call.mapped(lambda t: 1e-3 * t, op.named("activation", "experts"))
+    for eps, offset in itertools.product([0.0, 1e-6, 1e-2], [0.0, 1.0, -0.5]):
+        check(small.under(eps=eps, weight_offset=offset))
+
+
+@each_dtype
+@pytest.mark.parametrize("op", [op for op in OPS.values() if op.optional], ids=lambda op: op.name)
+def test_any_optional_tensor_may_be_missing(device: str, op: Op, dtype: torch.dtype) -> None:
+    for count in range(len(op.optional) + 1):
+        for missing in itertools.combinations(op.optional, count):
+            call = op.call((4,), 40, dtype, device, missing=missing, float32="odd")
+            for casting_mode in ("gemma", "llama"):
+                check(call.under(casting_mode=casting_mode, weight_offset=1.0))
+
+
+@each_op
+def test_without_a_weight_its_options_have_no_effect(device: str, op: Op) -> None:
+    missing = [name for name in op.named("weight") if op.tensors[name].optional]
+    if missing != op.named("weight"):
+        pytest.skip("has a weight that cannot be missing")
+    call = op.call((3,), 50, torch.bfloat16, device, missing=missing)
+    assert_all_same_bits(call.under(casting_mode="llama", weight_offset=1.0)(), call())
+
+
+@each_dtype
+@pytest.mark.parametrize("top_k", [1, 2, 8, 17])
+def test_number_of_experts(device: str, top_k: int, dtype: torch.dtype) -> None:
+    for float32, dim in itertools.product(["none", "all"], [10, 96, 1000]):
+        call = MOE.call((2, 3), dim, dtype, device, top_k=top_k, float32=float32)
+        check(call)
+        check(call.under(round_intermediates=True))
+
+
+@each_dtype
+@pytest.mark.parametrize("activation", ACTIVATIONS[1:])
+def test_activations_everywhere(device: str, activation: str, dtype: torch.dtype) -> None:
+    """Where exp overflows, where it vanishes, and the bend between."""
+    values = torch.cat([torch.linspace(-120, 120, 963), torch.linspace(-3, 3, 600)])
+    values = torch.cat([values, torch.tensor([1e4, -1e4, 0.0, -0.0, float("nan")])])
+    call = OPS["rms_norm_mul"].call((2,), len(values), dtype, device, activation=activation)
+    for scale in (values.to(dtype), values):
+        out = check(call.having(scale=scale.to(device)))[0]
+        # Against PyTorch, which agrees but where tanh rounds to -1.
+        ones = torch.ones(1, len(values), dtype=torch.float32, device=device)
+        gate = scale.float().to(device)
+        ours = rms_norm_mul(ones, None, gate, 0.0, activation=activation).cpu()[0]
+        theirs = activate_in_float32(activation, scale)
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6, equal_nan=True)
+        assert out.isnan().sum() == 2  # that of scale, in two rows
+
+
+# ---- against PyTorch ----------------------------------------------------------------------------
+
+ROUNDING_STEP = {torch.float32: 1e-6, torch.float16: 2.0**-10, torch.bfloat16: 2.0**-7}
+
+
+@each_dtype
+def test_agrees_with_pytorch(device: str, dtype: torch.dtype) -> None:
+    x = randn(6, 2816, dtype=dtype)
+    weight = randn(2816, dtype=dtype, seed=1)
+    theirs = F.rms_norm(x, (2816,), weight, 1e-6)
+    ours = rms_norm(x.to(device), weight.to(device)).cpu()
+    torch.testing.assert_close(ours, theirs, rtol=ROUNDING_STEP[dtype], atol=1e-6)
+    if dtype != torch.float32:
+        assert (ours == theirs).float().mean().item() > 0.999
+
+
+@each_dtype
+@pytest.mark.parametrize("dim", [24, 700, 40000])
+def test_nan_and_infinity_propagate_as_in_pytorch(
+    device: str, dim: int, dtype: torch.dtype
+) -> None:
+    x = randn(5, dim, dtype=dtype)
+    x[0, 3] = float("nan")
+    x[1, 5] = float("inf")
+    x[2, 7] = -float("inf")
+    x[3] = 0.0
+    weight = randn(dim, dtype=dtype, seed=1)
+    weight[2] = float("inf")
+    weight[4] = float("nan")
+    theirs = F.rms_norm(x, (dim,), weight, 1e-6)
+    ours = rms_norm(x.to(device), weight.to(device)).cpu()
+    torch.testing.assert_close(ours.isnan(), theirs.isnan())
+    torch.testing.assert_close(ours.isinf(), theirs.isinf())
+    finite = theirs.isfinite()
+    torch.testing.assert_close(ours[finite], theirs[finite], rtol=ROUNDING_STEP[dtype], atol=1e-6)
+
+
+@pytest.mark.parametrize("dim", [24, 700, 33_000])
+@each_op
+def test_nan_and_infinity_propagate(device: str, op: Op, dim: int) -> None:
+    """Each tensor in turn holds some: NaN in row 0, infinities in rows 1 and 2 or, in a tensor that
+    all rows share, in columns; row 3 is zero."""
+    call = op.call((4,), dim, torch.float16, device, float32="odd")
+    for name, tensor in call.tensors.items():
+        special = tensor.cpu().clone()
+        if len(special) == 4:
+            special[0, ..., 1], special[1, ..., 2], special[2, ..., 0] = NAN, INF, -INF
+            special[3] = 0.0
+        else:
+            special[3], special[5], special[7], special[9] = NAN, INF, -INF, 0.0
+        check(call.having(**{name: special.to(device)}))
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+# ---- magnitudes ---------------------------------------------------------------------------------
+
+
+def test_huge_float16_does_not_overflow_the_sum(device: str) -> None:
+    x = torch.full((2, 4096), 65504.0, dtype=torch.float16, device=device)
+    assert rms_norm(x, None).cpu().eq(1.0).all()
+
+
+@each_op
+def test_huge_float16(device: str, op: Op) -> None:
+    """Everything computed from it stays in float32, unless it is to be rounded."""
+    call = op.call((3,), 1000, torch.float16, device)
+    huge = call.mapped(lambda t: (1e4 * t).clamp(-3e4, 3e4), op.named("activation", "experts"))
+    huge = huge.mapped(lambda t: 0.1 * t, op.operands)
+    assert all(result.isfinite().all() for result in check(huge))
+    if op.rounds:
+        check(huge.under(round_intermediates=True))
+
+
+@each_op
+def test_sums_past_float16_are_infinite_when_rounded_only(device: str, op: Op) -> None:
+    if not op.has_second_norm_of_a_sum:
+        pytest.skip("has no norm of a sum")
+    optional_scale = [name for name in op.named("scale") if op.tensors[name].optional]
+    huge = op.call((2,), 64, torch.float16, device, missing=optional_scale)
+    values = {"activation": 6e4, "experts": 6e4, "weight": 6e3, "scale": 0.5}
+    for role, value in values.items():
+        huge = huge.mapped(lambda t, value=value: torch.full_like(t, value), op.named(role))
+    kept, rounded = check(huge), check(huge.under(round_intermediates=True))
+    infinite = [r.isinf().all().item() for r in kept]
+    assert any(infinite) and not all(infinite)  # the sum as it is written; its norm is finite
+    assert any(r.isnan().any() for r in rounded)  # infinity / infinity
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="a GPU may take denormals for zero")
+@each_dtype
+@each_op
+def test_denormals(device: str, op: Op, dtype: torch.dtype) -> None:
+    tiny = torch.finfo(dtype).smallest_normal / 16
+    call = op.call((3,), 100, dtype, device)
+    check(call.mapped(lambda t: tiny * t, op.named("activation", "experts")))
+    for name in op.operands:
+        check(call.mapped(lambda t: tiny * t, [name]))
+
+
+def test_zeros_keep_their_sign(device: str) -> None:
+    x = torch.tensor([[0.0, -0.0, 1.0, -1.0]], device=device)
+    weight = torch.tensor([1.0, 1.0, 0.0, -0.0], device=device)
+    theirs = F.rms_norm(x.cpu(), (4,), weight.cpu(), 1e-6)
+    assert_same_bits(rms_norm(x, weight), theirs)
+
+
+@each_dtype
+@each_op
+def test_zeros_have_the_sign_of_single_ops(device: str, op: Op, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def zeros_and_ones(t: torch.Tensor) -> torch.Tensor:
+        pick = torch.randint(4, t.shape, generator=generator)
+        return torch.tensor([0.0, -0.0, 1.0, -1.0], dtype=t.dtype)[pick].to(t.device)
+
+    call = op.call((6,), 48, dtype, device).mapped(zeros_and_ones)
+    call = call.under(round_intermediates=True) if op.rounds else call
+    assert_all_same_bits(call(), call.chain())
