@@ -6,6 +6,10 @@ from __future__ import annotations
 import os
 import sys
 
+# Before PyTorch is loaded: its threads then wait asleep. On a busy machine, waiting in a loop for
+# one that is not running makes the suite three times as slow.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import metal_sim  # first: the simulated device must be there before anything asks for MPS
 import pytest
 

@@ -1,5 +1,5 @@
-"""The race of mlx-native's fused kernels, planted in ours: the scratch that the first sum of a row is
-read from is where the second one is written, with no barrier between."""
+"""The race of mlx-native's fused kernels, planted in ours: the second sum of a row is written into
+the scratch that the first one is read from, with no barrier between."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ void run_call(const NormCall& call, const at::Tensor* const* outs, int out_count
   key.activation = call.activation();
   const bool aligned = all_aligned(call, rows, outs, out_count);
   run_launch(prepare(key, rows.count, rows.dim, aligned), bindings_of(call, rows, outs, out_count),
-         params_of(rows, call.options()));
+             params_of(rows, call.options()));
 }
 
 struct Mps {

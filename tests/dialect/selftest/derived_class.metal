@@ -11,8 +11,7 @@ struct Derived : Base {
   float w;
 };
 
-[[kernel]] void derived_class(device float* out [[buffer(0)]],
-                              uint i [[thread_position_in_grid]]) {
+[[kernel]] void derived_class(device float* out [[buffer(0)]], uint i [[thread_position_in_grid]]) {
   Derived d;
   d.w = 1.0f;
   out[i] = d.w;
