@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -180,6 +180,12 @@ OPS = {
 }
 
 each_op = pytest.mark.parametrize("op", OPS.values(), ids=OPS)
+
+
+def each_op_that(holds: Callable[[Op], Any]) -> pytest.MarkDecorator:
+    chosen = [op for op in OPS.values() if holds(op)]
+    return pytest.mark.parametrize("op", chosen, ids=[op.name for op in chosen])
+
 
 # Ops, dtypes of the activations, and which operands are float32 beside them, where that differs.
 each_op_and_types = pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 import torch
-from ops import OPS, Op, assert_all_same_bits, each_op, each_op_and_types
+from ops import OPS, Op, assert_all_same_bits, each_op, each_op_and_types, each_op_that
 from oracle import assert_same_bits, different_bits
 from tensors import DTYPES, misaligned, type_id
 
@@ -44,7 +44,7 @@ def test_equals_the_chain_in_long_rows(device: str, op: Op, dim: int, dtype: tor
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=type_id)
-@pytest.mark.parametrize("op", [op for op in OPS.values() if op.optional], ids=lambda op: op.name)
+@each_op_that(lambda op: op.optional)
 def test_equals_the_chain_with_tensors_missing(device: str, op: Op, dtype: torch.dtype) -> None:
     rounds = {"round_intermediates": True} if op.rounds else {}
     for count in range(1, len(op.optional) + 1):

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from ops import OPS, Call, Op, ScaleKind, assert_all_same_bits, check, each_op, run
+from ops import Call, Op, ScaleKind, assert_all_same_bits, check, each_op, each_op_that, run
 from tensors import BASE, LAYOUTS, randn, type_id
 from torch import Tensor
 
@@ -71,9 +71,7 @@ SHAPES_OF_DIM = [(40,), (1, 40), (40, 1, 1), (5, 8)]
 
 
 @pytest.mark.parametrize("float32", ["none", "all"])
-@pytest.mark.parametrize(
-    "op", [op for op in OPS.values() if op.named("scale")], ids=lambda op: op.name
-)
+@each_op_that(lambda op: op.named("scale"))
 def test_the_count_decides_what_a_scale_is(device: str, op: Op, float32: str) -> None:
     (name,) = op.named("scale")
     for kind, shapes in (("one", SHAPES_OF_ONE), ("dim", SHAPES_OF_DIM)):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from ops import OPS, Call, Op, assert_allowed, each_op
+from ops import OPS, Call, Op, assert_allowed, each_op, each_op_that
 from oracle import Interval
 from steps import Bounds, Options
 from tensors import type_id
@@ -52,7 +52,7 @@ def test_notices_the_other_casting_mode(op: Op, dtype: torch.dtype) -> None:
 
 
 @each_16_bit
-@pytest.mark.parametrize("op", [op for op in OPS.values() if op.rounds], ids=lambda op: op.name)
+@each_op_that(lambda op: op.rounds)
 def test_notices_a_rounding_too_many_or_too_few(op: Op, dtype: torch.dtype) -> None:
     kept = op.call(ROWS, DIM, dtype)
     rounded = kept.under(round_intermediates=True)
@@ -68,9 +68,7 @@ class MeanOfRounded(Bounds):
 
 
 @each_16_bit
-@pytest.mark.parametrize(
-    "op", [op for op in OPS.values() if op.has_second_norm_of_a_sum], ids=lambda op: op.name
-)
+@each_op_that(lambda op: op.has_second_norm_of_a_sum)
 def test_notices_the_mean_of_what_was_rounded(op: Op, dtype: torch.dtype) -> None:
     call = op.call(ROWS, DIM, dtype)
     wrong = call.steps(MeanOfRounded(Options(), dtype))

@@ -7,9 +7,11 @@ import itertools
 
 import pytest
 import torch
-from ops import OPS, Call, Op, assert_all_same_bits, each_op
+from ops import Call, Op, assert_all_same_bits, each_op, each_op_that
 from tensors import POISON, type_id
 from torch import Tensor
+
+import torch_mlxnorm
 
 
 @each_op
@@ -75,9 +77,7 @@ def test_in_place_of_a_view(device: str, op: Op) -> None:
     assert storage[:64].cpu().eq(POISON).all() and storage[192:].cpu().eq(POISON).all()
 
 
-@pytest.mark.parametrize(
-    "op", [op for op in OPS.values() if len(op.activations) > 1], ids=lambda op: op.name
-)
+@each_op_that(lambda op: len(op.activations) > 1)
 def test_in_place_of_a_tensor_given_twice(device: str, op: Op) -> None:
     call = op.call((3,), 1000, torch.bfloat16, device)
     twice = call.having(**dict.fromkeys(op.activations, call[op.activations[0]]))
@@ -145,9 +145,7 @@ def test_error_for_overlap_of_strided_tensors(device: str, op: Op) -> None:
             transposed(out=[storage.view(8, 8), *call.empty_outs()[1:]])
 
 
-@pytest.mark.parametrize(
-    "op", [op for op in OPS.values() if len(op.results) > 1], ids=lambda op: op.name
-)
+@each_op_that(lambda op: len(op.results) > 1)
 def test_error_for_outs_that_overlap(device: str, op: Op) -> None:
     call = op.call((2,), 16, torch.float32, device)
     for i, j in itertools.combinations(range(len(op.results)), 2):
@@ -161,12 +159,8 @@ def test_error_for_outs_that_overlap(device: str, op: Op) -> None:
                 call(out=outs)
 
 
-@pytest.mark.parametrize(
-    "op", [op for op in OPS.values() if len(op.results) > 1], ids=lambda op: op.name
-)
+@each_op_that(lambda op: len(op.results) > 1)
 def test_error_for_another_number_of_outs(op: Op) -> None:
-    import torch_mlxnorm
-
     call = op.call((2,), 16)
     outs = call.empty_outs()
     expected = (

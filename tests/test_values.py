@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from ops import OPS, Op, assert_all_same_bits, check, each_op, each_op_and_types
+from ops import OPS, Op, assert_all_same_bits, check, each_op, each_op_and_types, each_op_that
 from oracle import assert_same_bits
 from steps import activate_in_float32
 from tensors import DIMS, DTYPES, randn, type_id
@@ -37,16 +37,20 @@ def test_dtypes(device: str, op: Op, dim: int, dtype: torch.dtype, float32: str)
     check(op.call((2, 3), dim, dtype, device, float32=float32))
 
 
-@pytest.mark.parametrize("round_intermediates", [False, True], ids=["kept", "rounded"])
 @pytest.mark.parametrize("casting_mode", ["gemma", "llama"])
 @each_dtype
-@each_op
+@pytest.mark.parametrize(
+    ("op", "round_intermediates"),
+    [
+        pytest.param(op, rounds, id=f"{op.name}-{'rounded' if rounds else 'kept'}")
+        for op in OPS.values()
+        for rounds in ([False, True] if op.rounds else [False])
+    ],
+)
 def test_options(
     device: str, op: Op, dtype: torch.dtype, casting_mode: str, round_intermediates: bool
 ) -> None:
     """With one another: they meet in the kernels."""
-    if round_intermediates and not op.rounds:
-        pytest.skip("has no round_intermediates")
     options = {"casting_mode": casting_mode}
     options |= {"round_intermediates": True} if round_intermediates else {}
     activations = ACTIVATIONS if op.activates else [None]
@@ -71,7 +75,7 @@ def test_eps_and_weight_offset(device: str, op: Op, dtype: torch.dtype) -> None:
 
 
 @each_dtype
-@pytest.mark.parametrize("op", [op for op in OPS.values() if op.optional], ids=lambda op: op.name)
+@each_op_that(lambda op: op.optional)
 def test_any_optional_tensor_may_be_missing(device: str, op: Op, dtype: torch.dtype) -> None:
     for count in range(len(op.optional) + 1):
         for missing in itertools.combinations(op.optional, count):
@@ -80,12 +84,9 @@ def test_any_optional_tensor_may_be_missing(device: str, op: Op, dtype: torch.dt
                 check(call.under(casting_mode=casting_mode, weight_offset=1.0))
 
 
-@each_op
+@each_op_that(lambda op: set(op.named("weight")) <= set(op.optional))
 def test_without_a_weight_its_options_have_no_effect(device: str, op: Op) -> None:
-    missing = [name for name in op.named("weight") if op.tensors[name].optional]
-    if missing != op.named("weight"):
-        pytest.skip("has a weight that cannot be missing")
-    call = op.call((3,), 50, torch.bfloat16, device, missing=missing)
+    call = op.call((3,), 50, torch.bfloat16, device, missing=op.named("weight"))
     assert_all_same_bits(call.under(casting_mode="llama", weight_offset=1.0)(), call())
 
 
@@ -191,10 +192,8 @@ def test_huge_float16(device: str, op: Op) -> None:
         check(huge.under(round_intermediates=True))
 
 
-@each_op
+@each_op_that(lambda op: op.has_second_norm_of_a_sum)
 def test_sums_past_float16_are_infinite_when_rounded_only(device: str, op: Op) -> None:
-    if not op.has_second_norm_of_a_sum:
-        pytest.skip("has no norm of a sum")
     optional_scale = [name for name in op.named("scale") if op.tensors[name].optional]
     huge = op.call((2,), 64, torch.float16, device, missing=optional_scale)
     values = {"activation": 6e4, "experts": 6e4, "weight": 6e3, "scale": 0.5}
