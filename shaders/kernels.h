@@ -19,7 +19,7 @@ constant uint lanes_per_row [[function_constant(kLanesPerRowConstant)]];
 
 template <typename T>
 METAL_FUNC bool is_float32(int operand) {
-  return Element<T>::kPerWord != Element<float>::kPerWord &&
+  return int(Element<T>::kPerWord) != int(Element<float>::kPerWord) &&
          operand_type(operand_types, operand) == kFloat32;
 }
 

@@ -1,11 +1,11 @@
-// The instruction set that PyTorch runs its own CPU kernels with.
+// The kernels of the instruction set that PyTorch runs its own CPU kernels with.
 #pragma once
 
 #include "kernels.h"
 
 namespace mlxnorm::cpu {
 
-// Chosen once; ATEN_CPU_CAPABILITY=default|avx2|avx512 in the environment lowers it.
+// The set is chosen once; ATEN_CPU_CAPABILITY=default|avx2|avx512 in the environment lowers it.
 NormKernel select_kernel(Op op, const NormArguments& arguments, DType dtype);
 
 }  // namespace mlxnorm::cpu
