@@ -13,6 +13,7 @@ import torch
 from ops import Call, Op, assert_all_same_bits, each_op
 from tensors import DTYPES, misaligned, type_id
 
+import torch_mlxnorm
 from torch_mlxnorm import rms_norm
 
 pytestmark = pytest.mark.usefixtures("simulated_mps")
@@ -164,11 +165,25 @@ def test_every_op_checks_that(op: Op) -> None:
 KERNEL_CHOICE = """
 import torch, metal_sim
 metal_sim.enable()
+import torch_mlxnorm
 from torch_mlxnorm import rms_norm
 x = torch.arange(200.0).view(2, 100).to("mps")
 print(rms_norm(x, None).cpu().view(torch.int32).sum().item())
 print(rms_norm(x[:, 1:], None).shape)
 """
+
+
+def test_experts_that_the_kernels_cannot_count_are_an_error() -> None:
+    one = torch.ones(1, 8, device="mps")
+    experts = one.unsqueeze(1).expand(1, 2**32, 8)
+    routing_weights = torch.ones(1, 1, device="mps").expand(1, 2**32)
+    metal_sim.reset_stats()
+    expected = "a top_k dimension of at most 4294967295 on mps:0, got 4294967296"
+    with pytest.raises(RuntimeError, match=f"expert_outputs must have {expected}"):
+        torch_mlxnorm.fused_moe_wsum_post_ff_norm2_endlayer(
+            experts, routing_weights, one, one, one[0], one[0], one[0]
+        )
+    assert metal_sim.stats()["buffers"] == metal_sim.stats()["dispatches"] == 0
 
 
 @pytest.mark.parametrize(
