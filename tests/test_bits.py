@@ -105,7 +105,8 @@ def test_a_row_gives_the_same_bits_in_any_batch(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=type_id)
 @pytest.mark.parametrize(
-    ("dim", "float32"), [(128, "even"), (128, "odd"), (1000, "even"), (40_000, "odd")]
+    ("dim", "float32"),
+    [(128, "even"), (128, "odd"), (1000, "even"), (16_384, "odd"), (40_000, "even")],
 )
 @each_op
 def test_alignment_does_not_change_a_bit(

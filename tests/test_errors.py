@@ -130,6 +130,16 @@ def test_errors(where: str, op: Op, mistake: Mistake) -> None:
     assert str(raised.value).splitlines()[0] == f"mlxnorm::{op.name}: {mistake.text}"
 
 
+@each_op
+def test_error_for_16_bit_operands_beside_float32(where: str, op: Op) -> None:
+    call = op.call((2,), 8, torch.float32, where)
+    for name in op.operands:
+        text = f"{name} must be float32 (as {op.first}) or float32, got float16"
+        with pytest.raises(TypeError) as raised:
+            call.mapped(torch.Tensor.half, [name])()
+        assert str(raised.value).splitlines()[0] == f"mlxnorm::{op.name}: {text}"
+
+
 NAMES = {"cpu": "cpu", "mps": "mps:0", "meta": "meta"}
 
 
