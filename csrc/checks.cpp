@@ -49,6 +49,20 @@ bool same_sizes(at::SymIntArrayRef a, at::SymIntArrayRef b) {
   return true;
 }
 
+// One element, or [1, …, 1, dim]. Never by count: [rows, 1] is a factor for each row, even where
+// there are dim rows.
+c10::SymBool is_shared_by_rows(at::SymIntArrayRef sizes, const c10::SymInt& dim) {
+  c10::SymBool shared = true;
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    c10::SymBool fits = sizes[i].sym_eq(1);
+    if (i + 1 == sizes.size()) {
+      fits = fits.sym_or(sizes[i].sym_eq(dim));
+    }
+    shared = shared.sym_and(fits);
+  }
+  return shared;
+}
+
 // First and one-past-last byte that the elements of a non-empty tensor span in its storage.
 std::pair<int64_t, int64_t> byte_span(const at::Tensor& t) {
   int64_t last = t.storage_offset();
@@ -109,9 +123,11 @@ void check_weight(Op op, const Argument& weight, const Argument& x) {
 void check_scale(Op op, const Argument& scale, const Argument& x) {
   check_dtype_or_float32(op, scale, x);
   check_device(op, scale, x);
-  const c10::SymInt count = scale.tensor->sym_numel(), dim = x.tensor->sym_size(-1);
-  TORCH_SYM_CHECK(count.sym_eq(1).sym_or(count.sym_eq(dim)), qualified_name(op), ": ", scale.name,
-                  " must have 1 or ", dim, " elements (", x.name, ".shape[-1]), got ", count);
+  const auto sizes = scale.tensor->sym_sizes();
+  const c10::SymInt dim = x.tensor->sym_size(-1);
+  TORCH_SYM_CHECK(is_shared_by_rows(sizes, dim), qualified_name(op), ": ", scale.name,
+                  " must have 1 element or shape [", dim, "] (", x.name,
+                  ".shape[-1], leading ones allowed), got shape ", sizes);
 }
 
 void check_elementwise_scale(Op op, const Argument& scale, const Argument& x) {
@@ -122,10 +138,11 @@ void check_elementwise_scale(Op op, const Argument& scale, const Argument& x) {
   for (size_t i = 0; i < expected.size() && sizes.size() == expected.size(); ++i) {
     same = same.sym_and(sizes[i].sym_eq(expected[i]));
   }
-  const c10::SymInt count = scale.tensor->sym_numel(), dim = x.tensor->sym_size(-1);
-  TORCH_SYM_CHECK(same.sym_or(count.sym_eq(1)).sym_or(count.sym_eq(dim)), qualified_name(op), ": ",
-                  scale.name, " must have shape ", expected, " (as ", x.name, "), or ", dim,
-                  " elements (", x.name, ".shape[-1]) or 1, got shape ", sizes);
+  const c10::SymInt dim = x.tensor->sym_size(-1);
+  TORCH_SYM_CHECK(same.sym_or(is_shared_by_rows(sizes, dim)), qualified_name(op), ": ", scale.name,
+                  " must have 1 element or shape [", dim, "] (", x.name,
+                  ".shape[-1], leading ones allowed) or ", expected, " (as ", x.name,
+                  "), got shape ", sizes);
 }
 
 void check_routing_weights(Op op, const Argument& weights, const Argument& experts) {

@@ -38,7 +38,7 @@ void check_like_experts(Op op, const Argument& argument, const Argument& experts
 // [dim] on x's device with x's dtype or float32.
 void check_weight(Op op, const Argument& weight, const Argument& x);
 
-// 1 or dim elements on x's device with x's dtype or float32.
+// One element or [1, …, 1, dim], on x's device with x's dtype or float32.
 void check_scale(Op op, const Argument& scale, const Argument& x);
 
 // x's shape, or what check_scale allows.

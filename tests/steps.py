@@ -110,9 +110,9 @@ class Options:
 
 
 def _fitted(factor: Tensor, x: Tensor) -> Tensor:
-    """1 or dim elements in any shape, to multiply x. Never 0-d: PyTorch would round that to x's
-    dtype."""
-    return factor if factor.shape == x.shape else factor.reshape(-1)
+    """One element, [1, …, 1, dim], or x's shape, to multiply x. Never 0-d: PyTorch would round that
+    to x's dtype."""
+    return factor if factor.shape == x.shape else factor.reshape(factor.shape[-1:] or (1,))
 
 
 def activate_in_float32(activation: Activation, scale: Tensor) -> Tensor:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ops import OPS, Op, each_op
+from ops import OPS, Op, assert_all_same_bits, each_op, each_op_that
 from oracle import assert_same_bits
 from tensors import randn, type_id
 from test_layouts import in_layout
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
 
 import torch_mlxnorm
 
@@ -143,3 +144,27 @@ def test_compile_checks_arguments(device: str, op: Op) -> None:
     compiled = torch.compile(function, backend="aot_eager", fullgraph=True, dynamic=True)
     with pytest.raises(Exception, match=f"{name} must have .* elements"):
         compiled(**wrong.tensors)
+
+
+@each_op_that(lambda op: op.named("scale"))
+@torch.no_grad()
+def test_what_a_scale_is_does_not_depend_on_sizes(op: Op) -> None:
+    """Compiled once for each kind of scale, whatever rows and dim; also where they are equal."""
+    (name,) = op.named("scale")
+    for kind, shapes in {"one": [(), (1, 1)], "dim": [(-1,), (1, -1)], "rows": [(-1, 1)]}.items():
+        for shape in shapes:
+            torch._dynamo.reset()
+            counter = CompileCounter()
+            function = getattr(torch_mlxnorm, op.name)
+            compiled = torch.compile(function, backend=counter, fullgraph=True, dynamic=True)
+            for rows, dim in [(4, 8), (5, 16), (16, 16)]:
+                call = op.call((rows,), dim, scale="one" if kind == "one" else "dim")
+                call = call.mapped(lambda t, shape=shape: t.view(shape), [name])
+                if kind == "rows":
+                    with pytest.raises(Exception, match=f"{name} must have 1 element or shape"):
+                        compiled(**call.tensors)
+                else:
+                    results = compiled(**call.tensors)
+                    results = (results,) if isinstance(results, Tensor) else results
+                    assert_all_same_bits(results, call())
+            assert counter.frame_count == (0 if kind == "rows" else 1)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from ops import OPS, Call, Op, Role, each_op
+from ops import OPS, Call, Op, Role, each_op, each_op_that
 from torch import Tensor
 
 Make = Callable[[Call], object]
@@ -83,13 +83,13 @@ def mistakes(op: Op) -> Iterator[Mistake]:
             yield of(name, count, expected=f"8 elements ({dim})", got=count)
         yield of(name, 1, 8, expected="1 dimension", got="shape [1, 8]")
     for name in op.named("scale"):
-        for wrong in ((3,), (2, 9), (0,), (2, 4, 2)):
-            count = torch.Size(wrong).numel()
-            expected, got = f"1 or 8 elements ({dim})", str(count)
-            if op.activates:
-                expected = f"shape [2, 8] (as {first}), or 8 elements ({dim}) or 1"
-                got = f"shape {list(wrong)}"
-            yield of(name, *wrong, expected=expected, got=got)
+        expected = f"1 element or shape [8] ({dim}, leading ones allowed)"
+        expected += f" or [2, 8] (as {first})" if op.activates else ""
+        rowwise: list[tuple[int, ...]] = [(1, 2, 8)] if op.activates else [(2, 8), (1, 2, 8)]
+        # Of dim elements, or one for each row, whether or not PyTorch would broadcast them.
+        columns = [(8, 1), (1, 8, 1), (2, 4), (2, 1), (2, 1, 1)]
+        for wrong in (*rowwise, *columns, (3,), (2, 9), (0,), (0, 8), (2, 4, 2)):
+            yield of(name, *wrong, expected=expected, got=f"shape {list(wrong)}")
     for name in op.named("routing_weights"):
         for wrong in ((2, 4), (3,), (2, 3, 1)):
             yield of(name, *wrong, expected=f"shape [2, 3] ({first}.shape[:-1])")
@@ -138,6 +138,21 @@ def test_error_for_16_bit_operands_beside_float32(where: str, op: Op) -> None:
         with pytest.raises(TypeError) as raised:
             call.mapped(torch.Tensor.half, [name])()
         assert str(raised.value).splitlines()[0] == f"mlxnorm::{op.name}: {text}"
+
+
+@pytest.mark.parametrize(("rows", "dim"), [(8, 8), (3, 1)])
+@each_op_that(lambda op: op.named("scale"))
+def test_a_factor_for_each_row_is_no_scale(where: str, op: Op, rows: int, dim: int) -> None:
+    """Neither where there are dim rows, nor where dim is 1."""
+    call = op.call((rows,), dim, torch.float32, where)
+    (name,) = op.named("scale")
+    for shape in ((rows, 1), (1, rows, 1), (rows,)):
+        if shape == (dim,) or (op.activates and shape == (rows, dim)):
+            continue
+        wrong = call.having(**{name: torch.ones(shape, device=where)})
+        for outs in (None, call.empty_outs()):
+            with pytest.raises(RuntimeError, match=f"{op.name}: {name} must have 1 element or"):
+                wrong(out=outs)
 
 
 NAMES = {"cpu": "cpu", "mps": "mps:0", "meta": "meta"}

@@ -14,7 +14,8 @@ for all of them. Beyond that, the other operators have in common:
 - **Weights** are ``[dim]``. Weights, ``scale``, ``layer_scalar`` and ``routing_weights`` have, each
   for itself, the activations' dtype or float32. ``weight_offset`` is added to every weight,
   ``casting_mode`` holds inside every ``N``.
-- **scale and layer_scalar** have 1 or ``dim`` elements, in any shape; the count decides.
+- **scale and layer_scalar** have one element, in any shape, or the shape ``[dim]``, leading ones
+  allowed. Other shapes, such as ``[rows, 1]``, are errors: nothing is broadcast along rows.
 - **round_intermediates** ``False`` keeps float32 between the steps, which is more accurate: a
   second norm sees the unrounded sum, although the sum that is returned is rounded. ``True`` rounds
   wherever the formula says ``R``: in float16 and bfloat16 the results equal, bit for bit, the chain
@@ -184,7 +185,7 @@ def rms_norm_mul(
     Args:
         x: ``[..., dim]``, float32, float16 or bfloat16.
         weight: ``[dim]``, of x's dtype or float32, or ``None``.
-        scale: x's shape, or ``dim`` elements, or 1, of x's dtype or float32.
+        scale: x's shape, ``[dim]`` or one element, of x's dtype or float32.
         activation: of scale. ``"none"``: ``scale``; ``"silu"``: ``scale * sigmoid(scale)``;
             ``"gelu_tanh"``: ``0.5 * scale * (1 + tanh(sqrt(2 / pi) * (scale + 0.044715 *
             scale**3)))``; ``"sigmoid"``.
@@ -296,7 +297,7 @@ def rms_norm_add(
     Args:
         x, residual: ``[..., dim]``, float32, float16 or bfloat16.
         weight: ``[dim]``, of x's dtype or float32, or ``None``.
-        scale: 1 or ``dim`` elements, of x's dtype or float32. ``None`` means 1.
+        scale: ``[dim]`` or one element, of x's dtype or float32. ``None`` means 1.
         eps, weight_offset, casting_mode: see :func:`rms_norm`.
         round_intermediates, out: see :mod:`torch_mlxnorm.functional`.
 
@@ -304,7 +305,7 @@ def rms_norm_add(
         x's shape and dtype.
 
     Raises:
-        RuntimeError: scale has another number of elements.
+        RuntimeError: scale has another shape.
         Otherwise as :func:`rms_norm`.
 
     Source: beyond ``rms_norm.rs`` of mlx-native 0.9.0; it serves the post-norms of Gemma 2 to 4 and
@@ -335,7 +336,7 @@ def rms_norm_add_rms_norm(
     Args:
         x, residual: ``[..., dim]``, float32, float16 or bfloat16.
         weight, next_weight: ``[dim]``, each of x's dtype or float32, or ``None``.
-        scale: 1 or ``dim`` elements, of x's dtype or float32. ``None`` means 1.
+        scale: ``[dim]`` or one element, of x's dtype or float32. ``None`` means 1.
         eps, weight_offset, casting_mode: see :func:`rms_norm`; the same for both norms.
         round_intermediates, out: see :mod:`torch_mlxnorm.functional`.
 
@@ -343,7 +344,7 @@ def rms_norm_add_rms_norm(
         ``(residual_out, out)``, each of x's shape and dtype.
 
     Raises:
-        RuntimeError: scale has another number of elements.
+        RuntimeError: scale has another shape.
         Otherwise as :func:`rms_norm`.
 
     Source: beyond ``rms_norm.rs`` of mlx-native 0.9.0; it serves Gemma 2, 3 and 4, where a norm of
@@ -421,7 +422,7 @@ def fused_post_ff_norm2_endlayer(
     Args:
         attn_out, moe_accum, residual: ``[..., dim]``, float32, float16 or bfloat16.
         w2, w3: ``[dim]``, each of attn_out's dtype or float32.
-        layer_scalar: 1 or ``dim`` elements, of attn_out's dtype or float32.
+        layer_scalar: ``[dim]`` or one element, of attn_out's dtype or float32.
         eps, weight_offset, casting_mode: see :func:`rms_norm`; the same for both norms.
         round_intermediates, out: see :mod:`torch_mlxnorm.functional`.
 
@@ -429,7 +430,7 @@ def fused_post_ff_norm2_endlayer(
         ``(mlp_down, hidden)``, each of attn_out's shape and dtype.
 
     Raises:
-        RuntimeError: layer_scalar has another number of elements.
+        RuntimeError: layer_scalar has another shape.
         Otherwise as :func:`rms_norm`.
 
     Source: ported from ``dispatch_fused_post_ff_norm2_endlayer_f32`` of mlx-native 0.9.0,
@@ -469,7 +470,7 @@ def fused_moe_wsum_post_ff_norm2_endlayer(
         routing_weights: ``[..., top_k]``, of expert_outputs' dtype or float32.
         attn_out, residual: ``[..., dim]``, of expert_outputs' dtype.
         w2, w3: ``[dim]``, each of expert_outputs' dtype or float32.
-        layer_scalar: 1 or ``dim`` elements, of expert_outputs' dtype or float32.
+        layer_scalar: ``[dim]`` or one element, of expert_outputs' dtype or float32.
         eps, weight_offset, casting_mode: see :func:`rms_norm`; the same for both norms.
         round_intermediates, out: see :mod:`torch_mlxnorm.functional`.
 
@@ -478,7 +479,7 @@ def fused_moe_wsum_post_ff_norm2_endlayer(
 
     Raises:
         RuntimeError: expert_outputs has fewer than 2 dimensions or an empty one of the last two,
-            layer_scalar has another number of elements.
+            layer_scalar has another shape.
         Otherwise as :func:`rms_norm`.
 
     Source: ported from ``dispatch_fused_moe_wsum_post_ff_norm2_endlayer_f32_v2`` of mlx-native

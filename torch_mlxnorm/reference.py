@@ -31,9 +31,9 @@ def _rounded(t: Tensor, dtype: torch.dtype) -> Tensor:
     return t.to(dtype).double()
 
 
-def _channels(scale: Tensor) -> Tensor:
-    """1 or dim elements in any shape, to multiply ``[..., dim]``."""
-    return _exact(scale).reshape(-1)
+def _shared(scale: Tensor, dim: int) -> Tensor:
+    """One element, or ``[1, ..., 1, dim]``, as the factor ``[dim]`` that all rows share."""
+    return _exact(scale).reshape(scale.shape[-1:]).expand(dim)
 
 
 def _norm(
@@ -86,7 +86,7 @@ def rms_norm_mul(
     N = _norm(x.dtype, eps, weight_offset, casting_mode)
     R = _rounding(x.dtype, round_intermediates)
     R_scale = _rounding(scale.dtype, round_intermediates)
-    factor = _exact(scale) if scale.shape == x.shape else _channels(scale)
+    factor = _exact(scale) if scale.shape == x.shape else _shared(scale, x.shape[-1])
     return R(N(x, weight)) * R_scale(_ACTIVATIONS[activation](factor))
 
 
@@ -137,7 +137,7 @@ def rms_norm_add(
     N = _norm(x.dtype, eps, weight_offset, casting_mode)
     R = _rounding(x.dtype, round_intermediates)
     r = _exact(residual) + R(N(x, weight))
-    return r if scale is None else R(r) * _channels(scale)
+    return r if scale is None else R(r) * _shared(scale, x.shape[-1])
 
 
 def rms_norm_add_rms_norm(
@@ -157,7 +157,7 @@ def rms_norm_add_rms_norm(
     R = _rounding(x.dtype, round_intermediates)
     r = R(_exact(residual) + R(N(x, weight)))
     if scale is not None:
-        r = R(r * _channels(scale))
+        r = R(r * _shared(scale, x.shape[-1]))
     return r, N(r, next_weight)
 
 
@@ -200,7 +200,8 @@ def fused_post_ff_norm2_endlayer(
     N = _norm(attn_out.dtype, eps, weight_offset, casting_mode)
     R = _rounding(attn_out.dtype, round_intermediates)
     m = R(_exact(attn_out) + R(N(moe_accum, w2)))
-    return m, R(_exact(residual) + R(N(m, w3))) * _channels(layer_scalar)
+    factor = _shared(layer_scalar, m.shape[-1])
+    return m, R(_exact(residual) + R(N(m, w3))) * factor
 
 
 def fused_moe_wsum_post_ff_norm2_endlayer(
