@@ -1,5 +1,6 @@
 # make demo    check and time every op on the shapes of public models (DEVICE=cpu|mps|sim)
 # make test    the whole test suite
+# make fuzz    N random calls against float64 (N=100000 DEVICE=cpu|mps SEED=0 CASE=number)
 # make bench   every op on the CPU against PyTorch
 # make lint    ruff and clang-format; `make format` mends what they find
 #
@@ -15,13 +16,19 @@ NATIVE := $(shell find csrc shaders -name '*.[hc]*' -o -name '*.m[me]*')
 FORMATTED := $(shell find csrc shaders tests -regex '.*\.\(h\|cpp\|mm\|metal\)')
 PYTHON_FILES := setup.py torch_mlxnorm tests benchmarks csrc tools
 
-.PHONY: demo test bench lint format build system clean
+.PHONY: demo test fuzz bench lint format build system clean
 
 demo: build $(if $(filter sim,$(DEVICE)),system)
 	$(BIN)/python benchmarks/demo.py --device $(DEVICE)
 
 test: build system
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+N ?= 100000
+SEED ?= 0
+fuzz: DEVICE := $(if $(filter auto,$(DEVICE)),cpu,$(DEVICE))
+fuzz: build $(if $(filter mps,$(DEVICE)),system)
+	$(BIN)/python tests/fuzz.py $(N) --device $(DEVICE) --seed $(SEED) $(if $(CASE),--case $(CASE))
 
 bench: build
 	$(BIN)/python benchmarks/cpu.py

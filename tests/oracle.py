@@ -46,6 +46,9 @@ def inverse_rms_error(dtype: torch.dtype, dim: int) -> float:
     return HALF_UNIT * (8 if dtype == torch.float32 else 16 + dim / 128)
 
 
+FLOAT32_MAX = torch.finfo(torch.float32).max
+
+
 def _as_float32(t: Tensor) -> Tensor:
     return t.float().double()
 
@@ -102,12 +105,29 @@ class Interval:
     def inverse_rms(self, eps: float, error: float) -> Interval:
         """`rsqrt(mean(x**2, last dim) + eps)`, give or take a relative error."""
         dim = self.low.shape[-1]
+        most, least = self._sums_of_squares()
+        # Errors decide as well where a sum is next to the end of float32.
+        most = torch.where(most * (1 + 2 * error) > FLOAT32_MAX, torch.inf, most)
+        least = torch.where(
+            least * (1 - 2 * error) > FLOAT32_MAX, torch.inf, least.clamp(max=FLOAT32_MAX)
+        )
+        low, high = (torch.rsqrt(_as_float32(s) / dim + eps) for s in (most, least))
+        return Interval(low, high).widened(error)
+
+    def overflows_when_squared(self) -> Tensor:
+        """Rows whose squares float32 cannot sum, and float64 can: kernels divide by infinity."""
+        most, least = self._sums_of_squares()
+        return (most > FLOAT32_MAX * (1 - 2.0**-10)) & least.isfinite()
+
+    def _sums_of_squares(self) -> tuple[Tensor, Tensor]:
+        """At most, at least."""
         a, b = self.low.abs(), self.high.abs()
         spans_zero = (self.low <= 0) & (self.high >= 0)
         smallest = torch.where(spans_zero, 0.0, torch.minimum(a, b))
-        sums = [t.square().sum(dim=-1, keepdim=True) for t in (torch.maximum(a, b), smallest)]
-        low, high = (torch.rsqrt(_as_float32(s) / dim + eps) for s in sums)
-        return Interval(low, high).widened(error)
+        most, least = (
+            t.square().sum(dim=-1, keepdim=True) for t in (torch.maximum(a, b), smallest)
+        )
+        return most, least
 
     def exp_of_negative(self) -> Interval:
         bounds = Interval(torch.exp(-self.high), torch.exp(-self.low)).widened(EXP)

@@ -4,7 +4,7 @@ intervals that hold what float32 kernels may give."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -163,6 +163,8 @@ class Bounds:
 
     options: Options
     dtype: torch.dtype  # of the activations
+    # Where float32 overflows and float64 does not, so that results are not the reference's.
+    overflows: list[Tensor] = field(default_factory=list)
 
     def norm(self, x: Tensor | Interval, weight: Tensor | None) -> Interval:
         x = _interval(x)
@@ -174,6 +176,7 @@ class Bounds:
         return self.R(normalized * (Interval.of(weight) + self.options.weight_offset))
 
     def inverse_rms(self, x: Interval) -> Interval:
+        self.overflows.append(x.overflows_when_squared())
         error = inverse_rms_error(self.dtype, x.low.shape[-1])
         return x.inverse_rms(self.options.eps, error)
 
