@@ -1,6 +1,7 @@
 # make demo    check and time every op on the shapes of public models (DEVICE=cpu|mps|sim)
 # make test    the whole test suite
 # make fuzz    N random calls against float64 (N=100000 DEVICE=cpu|mps SEED=0 CASE=number)
+# make stress  8 threads of mixed calls: equal bits, flat memory (DEVICE=cpu|mps CALLS=10000)
 # make bench   every op on the CPU against PyTorch
 # make lint    ruff and clang-format; `make format` mends what they find
 #
@@ -16,7 +17,7 @@ NATIVE := $(shell find csrc shaders -name '*.[hc]*' -o -name '*.m[me]*')
 FORMATTED := $(shell find csrc shaders tests -regex '.*\.\(h\|cpp\|mm\|metal\)')
 PYTHON_FILES := setup.py torch_mlxnorm tests benchmarks csrc tools
 
-.PHONY: demo test fuzz bench lint format build system clean
+.PHONY: demo test fuzz stress bench lint format build system clean
 
 demo: build $(if $(filter sim,$(DEVICE)),system)
 	$(BIN)/python benchmarks/demo.py --device $(DEVICE)
@@ -26,9 +27,13 @@ test: build system
 
 N ?= 100000
 SEED ?= 0
-fuzz: DEVICE := $(if $(filter auto,$(DEVICE)),cpu,$(DEVICE))
+CALLS ?= 10000
+HARD_DEVICE = $(if $(filter auto,$(DEVICE)),cpu,$(DEVICE))
 fuzz: build $(if $(filter mps,$(DEVICE)),system)
-	$(BIN)/python tests/fuzz.py $(N) --device $(DEVICE) --seed $(SEED) $(if $(CASE),--case $(CASE))
+	$(BIN)/python tests/fuzz.py $(N) --device $(HARD_DEVICE) --seed $(SEED) $(if $(CASE),--case $(CASE))
+
+stress: build $(if $(filter mps,$(DEVICE)),system)
+	$(BIN)/python tests/stress.py --device $(HARD_DEVICE) --calls $(CALLS)
 
 bench: build
 	$(BIN)/python benchmarks/cpu.py

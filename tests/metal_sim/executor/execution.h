@@ -86,7 +86,9 @@ class Execution {
   std::string error_;
 };
 
-// Set while a dispatch runs. Not thread-local: fibers must not cache an address of such a variable.
-extern Execution* current;
+// Set while a dispatch runs, on the thread that runs it: others may load libraries meanwhile, whose
+// constructors are instrumented as well. A fiber never outlives its dispatch, so it sees one
+// thread.
+extern thread_local Execution* current __attribute__((tls_model("initial-exec")));
 
 }  // namespace sim

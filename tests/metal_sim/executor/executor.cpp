@@ -62,7 +62,7 @@ std::vector<Index> make_order(size_t count, std::mt19937_64& random) {
 
 }  // namespace
 
-Execution* current = nullptr;
+thread_local Execution* current = nullptr;
 
 void set_thread_order(ThreadOrder order, uint64_t seed) {
   std::lock_guard<std::mutex> lock(execution_mutex);
