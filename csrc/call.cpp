@@ -1,6 +1,18 @@
 #include "call.h"
 
+#include <c10/util/Exception.h>
+
 namespace mlxnorm {
+
+Op op_of(std::string_view name) {
+#define MLXNORM_OP_OF(op) \
+  if (name == #op) {      \
+    return Op::op;        \
+  }
+  MLXNORM_FOR_EACH_OP(MLXNORM_OP_OF)
+#undef MLXNORM_OP_OF
+  TORCH_CHECK_VALUE(false, "mlxnorm has no operator ", name);
+}
 
 NormOptions make_options(Op op, double eps, double weight_offset, std::string_view casting_mode,
                          bool round_intermediates) {

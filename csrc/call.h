@@ -13,6 +13,9 @@ namespace mlxnorm {
 
 using OptionalTensor = std::optional<at::Tensor>;
 
+// By its name without the namespace.
+Op op_of(std::string_view name);
+
 NormOptions make_options(Op op, double eps, double weight_offset, std::string_view casting_mode,
                          bool round_intermediates = false);
 

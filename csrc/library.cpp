@@ -3,8 +3,13 @@
 #include <torch/library.h>
 
 #include <iterator>
+#include <optional>
 #include <string>
+#include <string_view>
+#include <tuple>
+#include <vector>
 
+#include "call.h"
 #include "ops/ops.h"
 
 namespace mlxnorm {
@@ -36,6 +41,25 @@ TORCH_LIBRARY(mlxnorm, m) {
   m.def(
       "_bake_rms_norm(Tensor like, int rows, int dim, ScalarType? weight_dtype, float eps, "
       "float weight_offset, str casting_mode) -> int");
+  // Behind torch_mlxnorm/pipelines.py. Of `like` its dtype and device count, of operands, in the
+  // order of Operand (shaders/params.h), their dtypes.
+  m.def(
+      "_warm_up(Tensor like, str op, int dim, Tensor?[] operands, bool scale_is_scalar, "
+      "bool unaligned, str activation, str casting_mode, bool round_intermediates) -> ()");
+  m.def("_compiled_kernels(Tensor like) -> (str[] names, str[] origins, float[] seconds)");
+}
+
+// Devices that compile nothing at run time.
+TORCH_LIBRARY_IMPL(mlxnorm, CompositeExplicitAutograd, m) {
+  m.impl("_warm_up", [](const at::Tensor&, std::string_view op, int64_t,
+                        const c10::List<std::optional<at::Tensor>>&, bool, bool,
+                        std::string_view activation, std::string_view casting_mode, bool) {
+    parse_activation(op_of(op), activation);
+    parse_casting_mode(op_of(op), casting_mode);
+  });
+  m.impl("_compiled_kernels", [](const at::Tensor&) {
+    return std::tuple<std::vector<std::string>, std::vector<std::string>, std::vector<double>>();
+  });
 }
 
 }  // namespace mlxnorm

@@ -397,7 +397,13 @@ template <typename Formula, typename T, bool kVector>
   INSTANTIATE_ACCESS(op, x, T, "scalar", false) \
   INSTANTIATE_ACCESS(op, x, T, "vector", true)
 
+// A metallib has all of them. To source that is compiled at run time the host adds the one line
+// that instantiates the kernel it asks for (csrc/mps/plan.cpp).
+#ifdef INSTANTIATE_AT_RUN_TIME
+#define INSTANTIATE_KERNELS(op)
+#else
 #define INSTANTIATE_KERNELS(op)          \
   INSTANTIATE_TYPE(op, "float32", float) \
   INSTANTIATE_TYPE(op, "float16", half)  \
   INSTANTIATE_TYPE(op, "bfloat16", bfloat)
+#endif

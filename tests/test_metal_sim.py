@@ -35,9 +35,9 @@ def nothing_left_to_run(simulator: None):
 
 flatten = runpy.run_path(str(TESTS.parent / "csrc/mps/embed_shaders.py"))["flatten"]
 # Shaders as the product embeds them.
-BUGS = flatten(SELFTEST / "bugs.metal")
-POSITIVE = flatten(SELFTEST / "positive.metal")
-OPS = flatten(SELFTEST / "ops.metal")
+BUGS = flatten(SELFTEST / "bugs.metal", lines=True)
+POSITIVE = flatten(SELFTEST / "positive.metal", lines=True)
+OPS = flatten(SELFTEST / "ops.metal", lines=True)
 
 
 def bug_line(kernel: str) -> int:

@@ -6,9 +6,12 @@ import ctypes
 import os
 import subprocess
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import pytest
+from metal_sim.translator import msl
+from ops import OPS
 
 ROOT = Path(__file__).parents[1]
 DTYPES = ["float32", "float16", "bfloat16"]
@@ -41,6 +44,15 @@ extern "C" const char* plan(int dtype, int64_t rows, int64_t dim, int aligned, c
     error = e.what();
     return error.c_str();
   }
+}
+
+extern "C" void instantiation_of(const char* op, int dtype, int64_t dim, int aligned, char* line) {
+#define SET(name) \
+  if (std::strcmp(op, #name) == 0) { \
+    const Plan p = plan_rows(DType(dtype), 1, dim, aligned != 0, KernelChoice::automatic); \
+    std::strcpy(line, instantiation(Op::name, p, DType(dtype)).c_str()); \
+  }
+  MLXNORM_FOR_EACH_OP(SET)
 }
 
 extern "C" int dispatch_rows(int dtype, int64_t rows, int64_t dim, int most, int64_t* result) {
@@ -91,6 +103,13 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
         ctypes.c_void_p,
         ctypes.c_char_p,
     ]
+    loaded.instantiation_of.argtypes = [
+        ctypes.c_char_p,
+        ctypes.c_int,
+        ctypes.c_int64,
+        ctypes.c_int,
+        ctypes.c_char_p,
+    ]
     loaded.dispatch_rows.argtypes = [
         ctypes.c_int,
         ctypes.c_int64,
@@ -118,6 +137,33 @@ def plan(
         raise ValueError(error.decode())
     kernel, *sizes, vector, prefetch = values
     return Plan(KERNELS[kernel], *sizes, bool(vector), bool(prefetch), name.value.decode())
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_instantiations_are_those_of_a_metallib(
+    library: ctypes.CDLL, op: str, tmp_path: Path
+) -> None:
+    """A metallib has every kernel of an op; source that is compiled at run time has none but for
+    the lines that the host adds, which name and make the same ones."""
+    shader = ROOT / "shaders" / f"{op}.metal"
+
+    def instantiations(source: Path, *defines: str) -> dict[str, tuple[str, str]]:
+        text = msl.preprocess(source, os.environ.get("CXX", "c++").split(), defines=defines)
+        return {i.host_name: (i.kernel, i.arguments) for i in msl.parse(text).instantiations}
+
+    lines = set()
+    for dtype, dim, aligned in product(range(3), (8, 2816, 32000, 2**20), (0, 1)):
+        line = ctypes.create_string_buffer(256)
+        dim = dim if dtype != DTYPES.index("float32") else dim // 2
+        library.instantiation_of(op.encode(), dtype, dim, aligned, line)
+        lines.add(line.value.decode())
+    source = tmp_path / "source.metal"
+    source.write_text(f'#include "{shader}"\n')
+    assert not instantiations(source, "INSTANTIATE_AT_RUN_TIME")
+    source.write_text(source.read_text() + "".join(lines))
+    expected = instantiations(shader)
+    assert len(lines) == len(expected) == 24
+    assert instantiations(source, "INSTANTIATE_AT_RUN_TIME") == expected
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

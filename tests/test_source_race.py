@@ -23,7 +23,7 @@ import torch
 import metal_sim
 from metal_sim import product
 metal_sim.enable_device()
-product.load(Path(sys.argv[1]))
+product.load(Path(sys.argv[1]), metallibs=False)
 import torch_mlxnorm
 
 x, w = torch.randn(2, 2816).to("mps"), torch.randn(2816).to("mps")

@@ -22,15 +22,18 @@ from torch_mlxnorm.functional import (
     rms_norm_triple,
 )
 from torch_mlxnorm.modules import RMSNorm
+from torch_mlxnorm.pipelines import CompiledKernel, compiled_kernels, warm_up
 from torch_mlxnorm.record import RmsNormRecord
 
 __all__ = [
     "Activation",
     "CastingMode",
+    "CompiledKernel",
     "RMSNorm",
     "RmsNormRecord",
     "__version__",
     "add_rms_norm",
+    "compiled_kernels",
     "fused_moe_wsum_post_ff_norm2_endlayer",
     "fused_post_attn_triple_norm",
     "fused_post_ff_norm2_endlayer",
@@ -39,4 +42,5 @@ __all__ = [
     "rms_norm_add_rms_norm",
     "rms_norm_mul",
     "rms_norm_triple",
+    "warm_up",
 ]

@@ -11,6 +11,8 @@
 
 #include <cstdint>
 #include <exception>
+#include <string>
+#include <vector>
 
 #include "plan.h"
 
@@ -28,8 +30,19 @@ struct PipelineKey {
   bool round_intermediates;
 };
 
-// Compiled on first use, then cached for the life of the process. Raises when Metal fails.
+// Made on first use, then cached for the life of the process. Threads that ask for different ones
+// make them side by side. Raises when Metal fails.
 id<MTLComputePipelineState> pipeline(const PipelineKey& key);
+
+// How a pipeline came about.
+struct CompiledKernel {
+  std::string name;    // the function's
+  const char* origin;  // "metallib", or "source" that was compiled at run time
+  double seconds;      // of the library, where it was not there yet, and of the pipeline
+};
+
+// Of all pipelines so far, in the order in which they were ready.
+std::vector<CompiledKernel> compiled_kernels();
 
 // TORCH_MLXNORM_KERNEL, read once per process.
 KernelChoice kernel_choice();

@@ -3,63 +3,94 @@
 #include <c10/util/Exception.h>
 #include <dispatch/dispatch.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
-#include <map>
 #include <mutex>
-#include <string>
-#include <unordered_map>
 
 #include "embedded_shaders.h"
+#include "once.h"
 
 namespace mlxnorm::mps {
 namespace {
 
-// One library and all pipelines live as long as the process: PyTorch's device does too.
-std::mutex cache_mutex;
+// Libraries and pipelines live as long as the process: PyTorch's device does too.
 
 std::string text_of(NSError* error) {
   return error == nil ? "no reason given" : [[error localizedDescription] UTF8String];
 }
 
-id<MTLLibrary> compile(id<MTLDevice> device, const EmbeddedLibrary& embedded) {
-  NSError* error = nil;
-  if (embedded.metallib_size > 0) {
-    dispatch_data_t data = dispatch_data_create(embedded.metallib, embedded.metallib_size, nullptr,
-                                                DISPATCH_DATA_DESTRUCTOR_DEFAULT);
-    id<MTLLibrary> library = [device newLibraryWithData:data error:&error];
-    dispatch_release(data);
-    if (library != nil) {
-      return library;
+id<MTLDevice> mps_device() {
+  return at::mps::MPSDevice::getInstance()->device();
+}
+
+const EmbeddedLibrary& embedded_library(Op op) {
+  for (const EmbeddedLibrary& embedded : kEmbeddedLibraries) {
+    if (std::strcmp(embedded.name, name_of(op)) == 0) {
+      return embedded;
     }
+  }
+  TORCH_CHECK(false, "mlxnorm: no Metal library is embedded for ", name_of(op));
+}
+
+// All kernels of an op; nil when there is no metallib that this system takes.
+id<MTLLibrary> load_metallib(Op op) {
+  const EmbeddedLibrary& embedded = embedded_library(op);
+  if (embedded.metallib_size == 0) {
+    return nil;
+  }
+  dispatch_data_t data = dispatch_data_create(embedded.metallib, embedded.metallib_size, nullptr,
+                                              DISPATCH_DATA_DESTRUCTOR_DEFAULT);
+  NSError* error = nil;
+  id<MTLLibrary> library = [mps_device() newLibraryWithData:data error:&error];
+  dispatch_release(data);
+  if (library == nil) {
     TORCH_WARN_ONCE("mlxnorm: the precompiled Metal library was refused (", text_of(error),
                     "), compiling its source instead");
   }
-  MTLCompileOptions* options = [[MTLCompileOptions alloc] init];
-  options.languageVersion = MTLLanguageVersion3_1;
-  options.fastMathEnabled = NO;  // fast math assumes that there are no NaNs
-  error = nil;
-  id<MTLLibrary> library =
-      [device newLibraryWithSource:[NSString stringWithUTF8String:embedded.source]
-                           options:options
-                             error:&error];
-  [options release];
-  TORCH_CHECK(library != nil, "mlxnorm: Metal library ", embedded.name, ": ", text_of(error));
   return library;
 }
 
-id<MTLLibrary> library_of(id<MTLDevice> device, Op op) {
-  static auto* libraries = new std::map<Op, id<MTLLibrary>>;
-  id<MTLLibrary>& library = (*libraries)[op];
-  if (library == nil) {
-    for (const EmbeddedLibrary& embedded : kEmbeddedLibraries) {
-      if (std::strcmp(embedded.name, name_of(op)) == 0) {
-        library = compile(device, embedded);
-      }
-    }
-    TORCH_CHECK(library != nil, "mlxnorm: no Metal library is embedded for ", name_of(op));
-  }
+// The one kernel that a key names.
+id<MTLLibrary> compile_source(const PipelineKey& key) {
+  const std::string source =
+      embedded_library(key.op).source + instantiation(key.op, key.plan, key.dtype);
+  MTLCompileOptions* options = [[MTLCompileOptions alloc] init];
+  options.languageVersion = MTLLanguageVersion3_1;
+  options.fastMathEnabled = NO;  // fast math assumes that there are no NaNs
+  NSError* error = nil;
+  id<MTLLibrary> library =
+      [mps_device() newLibraryWithSource:[NSString stringWithUTF8String:source.c_str()]
+                                 options:options
+                                   error:&error];
+  [options release];
+  TORCH_CHECK(library != nil, "mlxnorm: Metal source of ",
+              function_name(key.op, key.plan, key.dtype), ": ", text_of(error));
   return library;
+}
+
+struct Library {
+  id<MTLLibrary> library;
+  const char* origin;
+};
+
+Library library_with(const PipelineKey& key, const std::string& function) {
+  static auto* metallibs = new Once<Op, id<MTLLibrary>>;
+  static auto* compiled = new Once<std::string, id<MTLLibrary>>;
+  if (id<MTLLibrary> library = metallibs->get(key.op, [&] { return load_metallib(key.op); })) {
+    return {library, "metallib"};
+  }
+  return {compiled->get(function, [&] { return compile_source(key); }), "source"};
+}
+
+struct Log {
+  std::mutex mutex;
+  std::vector<CompiledKernel> kernels;
+};
+
+Log& log() {
+  static auto* instance = new Log;
+  return *instance;
 }
 
 MTLFunctionConstantValues* constants_of(const PipelineKey& key) {
@@ -80,19 +111,20 @@ MTLFunctionConstantValues* constants_of(const PipelineKey& key) {
   return values;
 }
 
-id<MTLComputePipelineState> create_pipeline(const PipelineKey& key) {
-  id<MTLDevice> device = at::mps::MPSDevice::getInstance()->device();
+id<MTLComputePipelineState> make_pipeline(const PipelineKey& key) {
+  const auto start = std::chrono::steady_clock::now();
   const std::string name = function_name(key.op, key.plan, key.dtype);
+  const Library from = library_with(key, name);
   NSError* error = nil;
   MTLFunctionConstantValues* constants = constants_of(key);
   id<MTLFunction> function =
-      [library_of(device, key.op) newFunctionWithName:[NSString stringWithUTF8String:name.c_str()]
-                                       constantValues:constants
-                                                error:&error];
+      [from.library newFunctionWithName:[NSString stringWithUTF8String:name.c_str()]
+                         constantValues:constants
+                                  error:&error];
   [constants release];
   TORCH_CHECK(function != nil, "mlxnorm: Metal function ", name, ": ", text_of(error));
-  id<MTLComputePipelineState> state = [device newComputePipelineStateWithFunction:function
-                                                                            error:&error];
+  id<MTLComputePipelineState> state = [mps_device() newComputePipelineStateWithFunction:function
+                                                                                  error:&error];
   [function release];
   TORCH_CHECK(state != nil, "mlxnorm: Metal pipeline ", name, ": ", text_of(error));
   const NSUInteger threads = [state maxTotalThreadsPerThreadgroup];
@@ -101,6 +133,9 @@ id<MTLComputePipelineState> create_pipeline(const PipelineKey& key) {
     TORCH_CHECK(false, "mlxnorm: this GPU runs ", name, " with at most ", threads,
                 " threads per threadgroup, ", int(kMaxThreads), " are needed");
   }
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  const std::lock_guard<std::mutex> lock(log().mutex);
+  log().kernels.push_back({name, from.origin, seconds.count()});
   return state;
 }
 
@@ -125,15 +160,17 @@ uint64_t packed(const PipelineKey& key) {
 }  // namespace
 
 id<MTLComputePipelineState> pipeline(const PipelineKey& key) {
-  static auto* pipelines = new std::unordered_map<uint64_t, id<MTLComputePipelineState>>;
-  const std::lock_guard<std::mutex> lock(cache_mutex);
-  id<MTLComputePipelineState>& state = (*pipelines)[packed(key)];
-  if (state == nil) {
+  static auto* pipelines = new Once<uint64_t, id<MTLComputePipelineState>>;
+  return pipelines->get(packed(key), [&] {
     @autoreleasepool {
-      state = create_pipeline(key);
+      return make_pipeline(key);
     }
-  }
-  return state;
+  });
+}
+
+std::vector<CompiledKernel> compiled_kernels() {
+  const std::lock_guard<std::mutex> lock(log().mutex);
+  return log().kernels;
 }
 
 KernelChoice kernel_choice() {

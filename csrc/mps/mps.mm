@@ -198,11 +198,54 @@ class MpsRecord : public RmsNormRecord {
   NormParams params_{};
 };
 
+// Of calls with activations of `like`'s dtype. `operands`, by Operand, are absent or have the
+// dtypes of those calls' operands.
+void warm_up(const at::Tensor& like, std::string_view op_name, int64_t dim,
+             const c10::List<OptionalTensor>& operands, bool scale_is_scalar, bool unaligned,
+             std::string_view activation, std::string_view casting_mode, bool round_intermediates) {
+  TORCH_CHECK_VALUE(dim <= kMaxDim, "mlxnorm::warm_up: dims must be at most ", kMaxDim, " on ",
+                    like.device(), ", got ", dim);
+  const Op op = op_of(op_name);
+  PipelineKey key = key_of(
+      op, dtype_of(like.scalar_type()), 0,
+      make_options(op, /*eps=*/0.0, /*weight_offset=*/0.0, casting_mode, round_intermediates));
+  for (int i = 0; i < kOperands; ++i) {
+    if (const OptionalTensor operand = operands.get(i)) {
+      key.operand_types |= pack_operand_type(
+          i, operand->scalar_type() == like.scalar_type() ? kAsActivation : kFloat32);
+    }
+  }
+  key.scale_is_scalar = scale_is_scalar;
+  key.activation = parse_activation(op, activation);
+  for (const bool aligned : {true, false}) {
+    if (aligned || (unaligned && kernel_choice() != KernelChoice::vector)) {
+      // What is prefetched depends on whether rows are few.
+      for (const int64_t rows : {int64_t(1), kMaxDim}) {
+        prepare(key, rows, dim, aligned);
+      }
+    }
+  }
+}
+
+std::tuple<std::vector<std::string>, std::vector<std::string>, std::vector<double>> list_compiled(
+    const at::Tensor& /*like*/) {
+  std::vector<std::string> names, origins;
+  std::vector<double> seconds;
+  for (const CompiledKernel& kernel : compiled_kernels()) {
+    names.push_back(kernel.name);
+    origins.push_back(kernel.origin);
+    seconds.push_back(kernel.seconds);
+  }
+  return {names, origins, seconds};
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(mlxnorm, MPS, m) {
   register_kernels<Mps>(m);
   m.impl("_bake_rms_norm", bake_rms_norm<MpsRecord>);
+  m.impl("_warm_up", warm_up);
+  m.impl("_compiled_kernels", list_compiled);
 }
 
 }  // namespace mlxnorm::mps

@@ -41,6 +41,28 @@ const char* name_of(DType dtype) {
   }
 }
 
+const char* metal_name_of(DType dtype) {
+  switch (dtype) {
+    case DType::float16:
+      return "half";
+    case DType::bfloat16:
+      return "bfloat";
+    default:
+      return "float";
+  }
+}
+
+std::string name_of(RowKernel kernel) {
+  switch (kernel) {
+    case RowKernel::simd:
+      return "simd";
+    case RowKernel::row:
+      return "row";
+    default:
+      return "loop";
+  }
+}
+
 }  // namespace
 
 KernelChoice parse_kernel_choice(const char* value) {
@@ -114,24 +136,23 @@ bool rows_aligned(const RowLayout& layout, int64_t byte_offset, DType dtype) {
 }
 
 std::string function_name(Op op, const Plan& plan, DType dtype) {
-  std::string name = name_of(op);
-  switch (plan.kernel) {
-    case RowKernel::simd:
-      name += "_simd_";
-      break;
-    case RowKernel::row:
-      name += "_row_";
-      break;
-    case RowKernel::loop:
-      name += "_loop_";
-      break;
-  }
+  std::string name = name_of(op) + ("_" + name_of(plan.kernel)) + "_";
   if (plan.words_per_thread > 0) {
     name += std::to_string(plan.words_per_thread) + "_";
   }
   name += name_of(dtype);
   name += plan.vector ? "_vector" : "_scalar";
   return name;
+}
+
+std::string instantiation(Op op, const Plan& plan, DType dtype) {
+  std::string arguments = std::string("formula::") + name_of(op) + ", " + metal_name_of(dtype);
+  if (plan.words_per_thread > 0) {
+    arguments += ", " + std::to_string(plan.words_per_thread);
+  }
+  arguments += plan.vector ? ", true" : ", false";
+  return "INSTANTIATE(\"" + function_name(op, plan, dtype) + "\", norm_" + name_of(plan.kernel) +
+         "<" + arguments + ">)\n";
 }
 
 }  // namespace mlxnorm::mps

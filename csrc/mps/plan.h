@@ -56,4 +56,7 @@ bool rows_aligned(const RowLayout& layout, int64_t byte_offset, DType dtype);
 // The name that the kernel was instantiated with: "rms_norm_row_2_float16_vector".
 std::string function_name(Op op, const Plan& plan, DType dtype);
 
+// The line that instantiates that kernel at the end of its op's source (shaders/kernels.h).
+std::string instantiation(Op op, const Plan& plan, DType dtype);
+
 }  // namespace mlxnorm::mps

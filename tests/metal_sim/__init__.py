@@ -37,8 +37,10 @@ __all__ = [
     "check_tools",
     "enable",
     "enable_device",
+    "failing_compiler",
     "is_enabled",
     "live_objects",
+    "refuse_metallibs",
     "reset_stats",
     "stats",
     "thread_order",
@@ -98,6 +100,7 @@ def enable_device() -> None:
     for function in tables:
         function.restype = ctypes.c_size_t
         function.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
+    library.metal_sim_fail_compilations.argtypes = [ctypes.c_char_p]
     library.metal_sim_set_thread_order.argtypes = [ctypes.c_int, ctypes.c_uint64]
     package_parent = str(toolchain.PACKAGE.parent)
     library.metal_sim_configure(os.fsencode(sys.executable), os.fsencode(package_parent))
@@ -217,6 +220,25 @@ def _tensor_bytes(tensor: torch.Tensor) -> bytes:
     import torch
 
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+# ---- the compiler -------------------------------------------------------------------------------
+
+
+def refuse_metallibs(refuse: bool = True) -> None:
+    """Whether `newLibraryWithData:` fails from now on, as where a metallib is of another system:
+    then source is compiled."""
+    _loaded().metal_sim_refuse_metallibs(refuse)
+
+
+@contextmanager
+def failing_compiler(text: str) -> Iterator[None]:
+    """`newLibraryWithSource:` fails with this text inside the context."""
+    _loaded().metal_sim_fail_compilations(text.encode())
+    try:
+        yield
+    finally:
+        _loaded().metal_sim_fail_compilations(b"")
 
 
 # ---- counters -----------------------------------------------------------------------------------

@@ -9,19 +9,28 @@ from pathlib import Path
 from . import build_and_load, toolchain
 
 ROOT = toolchain.REPOSITORY
+METALLIB_MAGIC = b"simulated metallib\n"  # see fake_metal/metal_library.h
 
 
 @functools.cache
-def load(shaders: Path = ROOT / "shaders") -> Path:
+def load(shaders: Path = ROOT / "shaders", *, metallibs: bool = True) -> Path:
     """Embed the shaders, build csrc/mps/ unchanged and register its kernels.
 
-    Once in a process; other shaders than the product's are for tests of the simulator.
+    Once in a process; other shaders than the product's are for tests of the simulator. Simulated
+    metallibs, one for each op, let a test session compile 9 libraries and not some hundred.
     """
     generated = toolchain.cache_dir() / "generated"
     if shaders != ROOT / "shaders":
         generated = shaders
     embed_shaders = runpy.run_path(str(ROOT / "csrc/mps/embed_shaders.py"))
-    embed_shaders["embed"](shaders, generated / "embedded_shaders.h")
+
+    def metallib(shader: Path) -> bytes | None:
+        if not metallibs:
+            return None
+        return METALLIB_MAGIC + embed_shaders["flatten"](shader, lines=True).encode()
+
+    output = generated / "embedded_shaders.h"
+    embed_shaders["embed"](shaders, output, lines=True, metallib=metallib)
     # Checks are compiled into both; what registers schemas is in the extension proper.
     registering = {"library.cpp", "autograd.cpp"}
     sources = [path for path in (ROOT / "csrc").glob("*.cpp") if path.name not in registering]

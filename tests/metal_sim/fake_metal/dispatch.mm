@@ -10,7 +10,6 @@
 #include <mutex>
 #include <string>
 #include <thread>
-#include <vector>
 
 struct dispatch_queue_s {
   std::string label;
@@ -21,7 +20,7 @@ struct dispatch_queue_s {
 };
 
 struct dispatch_data_s {
-  std::vector<char> bytes;
+  std::string bytes;
 };
 
 namespace {
@@ -61,6 +60,10 @@ bool sim::is_running_on(dispatch_queue_t queue) {
   return queue->owner.load() == std::this_thread::get_id();
 }
 
+std::string sim::bytes_of(dispatch_data_t data) {
+  return data->bytes;
+}
+
 extern "C" {
 
 dispatch_queue_t dispatch_queue_create(const char* label, dispatch_queue_attr_t) noexcept {
@@ -96,8 +99,7 @@ void dispatch_async(dispatch_queue_t queue, dispatch_block_t block) noexcept {
 
 dispatch_data_t dispatch_data_create(const void* buffer, size_t size, dispatch_queue_t,
                                      dispatch_block_t) noexcept {
-  const char* bytes = static_cast<const char*>(buffer);
-  return new dispatch_data_s{std::vector<char>(bytes, bytes + size)};
+  return new dispatch_data_s{std::string(static_cast<const char*>(buffer), size)};
 }
 
 size_t dispatch_data_get_size(dispatch_data_t data) noexcept {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "dispatch_queue.h"
 #include "foundation.h"
 #include "metal_library.h"
 #include "metal_objects.h"
@@ -142,11 +143,7 @@ sim::Stats& sim::stats() {
 }
 
 - (id<MTLLibrary>)newLibraryWithData:(dispatch_data_t)data error:(NSError**)error {
-  if (error) {
-    *error = sim::make_error("MTLLibraryErrorDomain",
-                             "newLibraryWithData is not supported by the simulator");
-  }
-  return nil;
+  return sim::load_metallib(sim::bytes_of(data), error);
 }
 
 - (id<MTLLibrary>)newLibraryWithURL:(NSURL*)url error:(NSError**)error {

@@ -7,8 +7,11 @@
 
 namespace sim {
 
-// Both return an object that the caller owns, or nil and an error.
+// All return an object that the caller owns, or nil and an error.
 SimLibrary* make_library(const std::string& source, MTLCompileOptions* options, NSError** error);
+// A simulated metallib is kMetallibMagic and the source that it was made of.
+constexpr char kMetallibMagic[] = "simulated metallib\n";
+SimLibrary* load_metallib(const std::string& bytes, NSError** error);
 SimPipeline* make_pipeline(SimFunction* function, NSError** error);
 
 }  // namespace sim

@@ -3,6 +3,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
@@ -19,6 +20,15 @@
 sim::CompilerConfig& sim::compiler_config() {
   static CompilerConfig config;
   return config;
+}
+
+std::string sim::CompilerConfig::failure() {
+  const std::lock_guard<std::mutex> lock(failure_mutex_);
+  return failure_;
+}
+void sim::CompilerConfig::set_failure(const std::string& text) {
+  const std::lock_guard<std::mutex> lock(failure_mutex_);
+  failure_ = text;
 }
 
 // ---- compile options ----------------------------------------------------------------------------
@@ -182,17 +192,58 @@ const char* name_of(sim::ConstantType type) {
 
 }  // namespace
 
+namespace {
+
+// While one exists, a source is being compiled.
+struct Compilation {
+  Compilation() {
+    const uint64_t now = ++running();
+    std::atomic<uint64_t>& most = sim::stats().compiled_at_once;
+    for (uint64_t known = most; known < now && !most.compare_exchange_weak(known, now);) {
+    }
+  }
+  ~Compilation() { --running(); }
+  static std::atomic<uint64_t>& running() {
+    static std::atomic<uint64_t> count{0};
+    return count;
+  }
+};
+
+SimLibrary* wrap(const sim::ShaderLibrary* library) {
+  SimLibrary* result = [[SimLibrary alloc] init];
+  result->_library = library;
+  return result;
+}
+
+}  // namespace
+
 SimLibrary* sim::make_library(const std::string& source, MTLCompileOptions* options,
                               NSError** error) {
   try {
-    const std::string path = compile_source(source, options.preprocessorMacros);
-    const ShaderLibrary* library = ShaderLibrary::load(path);
+    const Compilation compilation;
+    const std::string failure = compiler_config().failure();
+    if (!failure.empty()) throw std::runtime_error(failure);
+    const ShaderLibrary* library =
+        ShaderLibrary::load(compile_source(source, options.preprocessorMacros));
     ++stats().libraries;
+    stats().kernels_compiled += library->kernels().size();
     // No options at all mean Metal's default, which is fast math.
     if (!options || options.mathMode != MTLMathModeSafe) ++stats().fast_math_libraries;
-    SimLibrary* result = [[SimLibrary alloc] init];
-    result->_library = library;
-    return result;
+    return wrap(library);
+  } catch (const std::exception& failure) {
+    if (error) *error = make_error("MTLLibraryErrorDomain", failure.what());
+    return nil;
+  }
+}
+
+SimLibrary* sim::load_metallib(const std::string& bytes, NSError** error) {
+  try {
+    if (compiler_config().refuses_metallibs) throw std::runtime_error("metallibs are refused");
+    if (bytes.rfind(kMetallibMagic, 0) != 0) throw std::runtime_error("this is no metallib");
+    const std::string source = bytes.substr(std::strlen(kMetallibMagic));
+    const ShaderLibrary* library = ShaderLibrary::load(compile_source(source, nil));
+    ++stats().metallibs;
+    return wrap(library);
   } catch (const std::exception& failure) {
     if (error) *error = make_error("MTLLibraryErrorDomain", failure.what());
     return nil;

@@ -4,7 +4,9 @@
 #import <Metal/Metal.h>
 #import <MetalPerformanceShaders/MetalPerformanceShaders.h>
 
+#include <atomic>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -88,10 +90,20 @@ class StreamScope {
   static bool is_active();
 };
 
-// How newLibraryWithSource: runs the translator.
-struct CompilerConfig {
+// How newLibraryWithSource: runs the translator, and what tests make it and newLibraryWithData: do.
+class CompilerConfig {
+ public:
   std::string python;      // interpreter
   std::string module_dir;  // folder of the metal_sim package's parent
+  std::atomic<bool> refuses_metallibs{false};
+
+  // Why every source is refused; empty: none is.
+  std::string failure();
+  void set_failure(const std::string& text);
+
+ private:
+  std::mutex failure_mutex_;
+  std::string failure_;
 };
 CompilerConfig& compiler_config();
 

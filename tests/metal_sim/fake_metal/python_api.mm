@@ -8,7 +8,17 @@
 #define SIM_API extern "C" __attribute__((visibility("default")))
 
 SIM_API void metal_sim_configure(const char* python, const char* module_dir) {
-  sim::compiler_config() = {python, module_dir};
+  sim::compiler_config().python = python;
+  sim::compiler_config().module_dir = module_dir;
+}
+
+SIM_API void metal_sim_refuse_metallibs(bool refuse) {
+  sim::compiler_config().refuses_metallibs = refuse;
+}
+
+// Empty: compile again.
+SIM_API void metal_sim_fail_compilations(const char* text) {
+  sim::compiler_config().set_failure(text);
 }
 
 // order: 0 forward, 1 reversed, 2 shuffled.

@@ -18,6 +18,9 @@ namespace sim {
   X(buffers)             /* MTLBuffers made */                                  \
   X(libraries)           /* MTLLibraries made from source */                    \
   X(fast_math_libraries) /* of them, with fast or relaxed math */               \
+  X(kernels_compiled)    /* in them */                                          \
+  X(compiled_at_once)    /* most sources that were being compiled at a time */  \
+  X(metallibs)           /* MTLLibraries made from a metallib */                \
   X(functions)           /* MTLFunctions made */                                \
   X(pipelines)           /* MTLComputePipelineStates made */                    \
   X(cpu_fallbacks)       /* ATen operators that ran on the CPU */

@@ -1,0 +1,245 @@
+"""When the Metal kernels are compiled, and ahead of the first call.
+
+A pipeline is a kernel made for one operator, dtype and set of options. The first call that needs
+one makes it, in milliseconds where the extension was built with Xcode's Metal compiler, else from
+source. CPU kernels are compiled when the extension is built.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product, zip_longest
+from operator import index
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from torch_mlxnorm import functional
+from torch_mlxnorm.functional import Activation, CastingMode
+
+_OPS = {
+    op: op.__name__
+    for op in (
+        functional.rms_norm,
+        functional.rms_norm_mul,
+        functional.rms_norm_triple,
+        functional.add_rms_norm,
+        functional.rms_norm_add,
+        functional.rms_norm_add_rms_norm,
+        functional.fused_post_attn_triple_norm,
+        functional.fused_post_ff_norm2_endlayer,
+        functional.fused_moe_wsum_post_ff_norm2_endlayer,
+    )
+}
+_NAMES = tuple(_OPS.values())
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+# As csrc counts operands (shaders/params.h): four weights, the scale, routing weights.
+_SCALE, _ROUTING_WEIGHTS, _OPERANDS = 4, 5, 6
+
+Operator = str | Callable[..., Any]
+ScaleKind = Literal["one", "many"]
+
+
+class CompiledKernel(NamedTuple):
+    """How a pipeline came about."""
+
+    name: str
+    """Of the kernel: operator, kind, words per thread, dtype, access."""
+    origin: Literal["metallib", "source"]
+    """Compiled when the extension was built, or at run time."""
+    seconds: float
+    """Until it was ready to be dispatched."""
+
+
+def compiled_kernels(device: torch.device | str | None = None) -> list[CompiledKernel]:
+    """The pipelines that this process has made so far, in the order in which they were ready.
+
+    A kernel appears once for each set of options that it was asked for with.
+
+    Args:
+        device: ``None`` means MPS where it is available. Others compile nothing: an empty list.
+    """
+    columns = torch.ops.mlxnorm._compiled_kernels(_like(torch.float32, device))
+    return [CompiledKernel(*row) for row in zip(*columns, strict=True)]
+
+
+def warm_up(
+    ops: Operator | Iterable[Operator] | None,
+    dtypes: torch.dtype | Iterable[torch.dtype],
+    dims: int | Iterable[int],
+    *,
+    operand_dtypes: torch.dtype | Mapping[str, torch.dtype] | None = None,
+    missing: Iterable[str] | None = None,
+    scale: ScaleKind | None = None,
+    activation: Activation = "none",
+    casting_mode: CastingMode = "gemma",
+    round_intermediates: bool = False,
+    unaligned: bool = False,
+    device: torch.device | str | None = None,
+) -> None:
+    """Makes the pipelines for calls of every op in ``ops`` with every dtype and dim, side by side,
+    so that such calls, with any number of rows, compile nothing::
+
+        torch_mlxnorm.warm_up(["rms_norm", "add_rms_norm"], torch.bfloat16, [128, 2816],
+                              casting_mode="llama", round_intermediates=True)
+
+    Call it again for calls with other options. :class:`RmsNormRecord` uses the pipelines of
+    ``rms_norm``. Nothing runs on the device, and what is there already is not made again.
+
+    Args:
+        ops: operators by name or as functions of this package; ``None`` means all.
+        dtypes: of the activations: float32, float16 or bfloat16.
+        dims: sizes of the last dimension, at least 1.
+        operand_dtypes: of weights, scales and routing weights: one for all, or by the name of the
+            argument. ``None``, or a name left out, means the activations' dtype.
+        missing: names of optional arguments (``weight``, ``weight_c``, ``scale``, …) that the calls
+            leave out, in the ops that have them. ``None`` means any of them, in every combination.
+        scale: whether ``scale`` and ``layer_scalar`` have ``"one"`` element or ``"many"``; ``None``
+            means either.
+        activation: of :func:`rms_norm_mul`.
+        casting_mode, round_intermediates: see :func:`rms_norm`, for the ops that have them.
+        unaligned: also for tensors in which some row does not start on a 16-byte boundary, as in a
+            slice ``x[:, 1:]``.
+        device: ``None`` means MPS where it is available. On others there is nothing to compile: the
+            arguments are checked.
+
+    Raises:
+        ValueError: an unknown operator, argument name or option; a dim that is out of range.
+        TypeError: an unsupported dtype.
+        RuntimeError: Metal's compiler failed.
+    """
+    names = _NAMES if ops is None else tuple(dict.fromkeys(map(_name, _several(ops, _is_op))))
+    dtypes = _several(dtypes, lambda d: isinstance(d, torch.dtype))
+    dims = tuple(map(index, _several(dims, lambda d: hasattr(d, "__index__"))))
+    left_out = None if missing is None else frozenset(_several(missing, _is_name))
+    if operand_dtypes is None or isinstance(operand_dtypes, torch.dtype):
+        default, by_name = operand_dtypes, {}
+    else:
+        default, by_name = None, dict(operand_dtypes)
+
+    calls = {name: _Arguments(name) for name in names}
+    _check_dtypes("dtypes", dtypes)
+    _check_dtypes("operand_dtypes", by_name.values() if default is None else [default])
+    _check_names("operand_dtypes", by_name, [call.operands for call in calls.values()])
+    _check_names("missing", left_out or (), [call.optional for call in calls.values()])
+    if any(dim < 1 for dim in dims):
+        raise ValueError(f"mlxnorm::warm_up: dims must be at least 1, got {min(dims)}")
+    if scale not in (None, *get_args(ScaleKind)):
+        raise ValueError(f'mlxnorm::warm_up: scale must be "one", "many" or None, got {scale!r}')
+
+    def compile_variant(
+        name: str, dtype: torch.dtype, dim: int, present: tuple[str, ...], one: bool
+    ) -> None:
+        call = calls[name]
+        operands: list[Tensor | None] = [None] * _OPERANDS
+        for operand in present:
+            own = by_name.get(operand, default or dtype)
+            operands[call.operands[operand]] = _like(own, device)
+        torch.ops.mlxnorm._warm_up(
+            _like(dtype, device),
+            name,
+            dim,
+            operands,
+            one,
+            unaligned,
+            activation if "activation" in call.options else "none",
+            casting_mode,
+            round_intermediates and "round_intermediates" in call.options,
+        )
+
+    # Variants of one kernel wait for the same library, so other kernels come between them.
+    variants = [
+        [(name, dtype, dim, *variant) for variant in calls[name].variants(left_out, scale)]
+        for name, dtype, dim in product(names, dtypes, dims)
+    ]
+    work = [variant for turn in zip_longest(*variants) for variant in turn if variant is not None]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # the compiler runs without Python's lock
+        for _ in pool.map(lambda variant: compile_variant(*variant), work):
+            pass
+
+
+class _Arguments:
+    """Of an operator."""
+
+    def __init__(self, name: str) -> None:
+        self.operands: dict[str, int] = {}  # with their numbers
+        self.optional: list[str] = []
+        self.options: list[str] = []
+        weights = 0
+        for argument in getattr(torch.ops.mlxnorm, name).default._schema.arguments:
+            if "Tensor" not in str(argument.type):
+                self.options.append(argument.name)
+            elif argument.name in ("scale", "layer_scalar"):
+                self.operands[argument.name] = _SCALE
+            elif argument.name == "routing_weights":
+                self.operands[argument.name] = _ROUTING_WEIGHTS
+            elif "weight" in argument.name or argument.name in ("w2", "w3"):
+                self.operands[argument.name] = weights
+                weights += 1
+            if "Optional" in str(argument.type):
+                self.optional.append(argument.name)
+
+    def variants(
+        self, missing: frozenset[str] | None, scale: ScaleKind | None
+    ) -> Iterator[tuple[tuple[str, ...], bool]]:
+        """The operands that are there, and whether the scale has one element."""
+        if missing is None:
+            choices = [(False, True)[: 1 + (name in self.optional)] for name in self.operands]
+        else:
+            choices = [(name in missing,) for name in self.operands]
+        for left_out in product(*choices):
+            pairs = zip(self.operands, left_out, strict=True)
+            present = tuple(name for name, is_left_out in pairs if not is_left_out)
+            scaled = any(self.operands[name] == _SCALE for name in present)
+            for kind in get_args(ScaleKind) if scaled else ("many",):
+                if not scaled or scale in (None, kind):
+                    yield present, kind == "one"
+
+
+def _like(dtype: torch.dtype, device: torch.device | str | None) -> Tensor:
+    """A tensor that says where and of which dtype."""
+    if device is None:
+        device = "mps" if torch.backends.mps.is_available() else "cpu"
+    return torch.empty(0, dtype=dtype, device=device)
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_op(value: Any) -> bool:
+    return isinstance(value, str) or callable(value)
+
+
+def _several(values: Any, is_one: Callable[[Any], bool]) -> tuple[Any, ...]:
+    return (values,) if is_one(values) else tuple(values)
+
+
+def _name(op: Operator) -> str:
+    name = op if isinstance(op, str) else _OPS.get(op)
+    if name not in _NAMES:
+        raise ValueError(f"mlxnorm::warm_up: ops must be among {', '.join(_NAMES)}, got {op!r}")
+    return name
+
+
+def _check_dtypes(argument: str, dtypes: Iterable[torch.dtype]) -> None:
+    for dtype in dtypes:
+        if dtype not in _DTYPES:
+            raise TypeError(
+                f"mlxnorm::warm_up: {argument} must be float32, float16 or bfloat16, "
+                f"got {str(dtype).removeprefix('torch.')}"
+            )
+
+
+def _check_names(argument: str, names: Iterable[str], known: Iterable[Iterable[str]]) -> None:
+    everything = sorted({name for some in known for name in some})
+    for name in names:
+        if name not in everything:
+            raise ValueError(
+                f"mlxnorm::warm_up: {argument} must name arguments of the ops "
+                f"({', '.join(everything) or 'there are none'}), got {name!r}"
+            )
