@@ -93,7 +93,7 @@ class BuildExtension(cpp_extension.BuildExtension):
         return objects
 
 
-sources = files("csrc/*.cpp", "csrc/cpu/*.cpp", "csrc/meta/*.cpp", "csrc/python/*.cpp")
+sources = files(*(f"csrc/{room}*.cpp" for room in ("", "dispatch/", "cpu/", "meta/", "python/")))
 openmp_compile, openmp_link = openmp()
 cxx_flags = [*CXX_FLAGS, *openmp_compile]
 link_flags = [*openmp_link]

@@ -23,6 +23,11 @@ struct Argument {
   const at::Tensor* tensor = nullptr;
 };
 
+// float32, float16 or bfloat16.
+inline bool is_supported(at::ScalarType type) {
+  return type == at::kFloat || type == at::kHalf || type == at::kBFloat16;
+}
+
 // x: float32, float16 or bfloat16, [..., dim] with dim > 0.
 void check_activation(Op op, const Argument& x);
 

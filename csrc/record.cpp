@@ -4,6 +4,8 @@
 
 #include <string>
 
+#include "versions.h"
+
 namespace mlxnorm {
 namespace {
 
@@ -74,10 +76,9 @@ void RmsNormRecord::operator()(const at::Tensor& x, const OptionalTensor& weight
               kName,
               ": inference only, but an argument requires grad; call it under "
               "torch.no_grad()");
+  check_may_be_written(kName, "out", out);
   run(x, weight, out);
-  if (!out.is_inference()) {
-    out.unsafeGetTensorImpl()->bump_version();
-  }
+  bump_version(out);
 }
 
 }  // namespace mlxnorm

@@ -10,6 +10,7 @@ struct add_rms_norm {
       "Tensor x, Tensor residual, Tensor? weight, "
       "float eps=1e-6, *, float weight_offset=0.0, "
       "str casting_mode=\"gemma\", bool round_intermediates=False";
+  static constexpr const char* kActivations[] = {"x", "residual"};
   static constexpr const char* kResults[] = {"out", "residual_out"};
 
   static NormCall check(const at::Tensor& x, const at::Tensor& residual,

@@ -11,6 +11,7 @@ struct fused_moe_wsum_post_ff_norm2_endlayer {
       "Tensor w3, Tensor layer_scalar, "
       "float eps=1e-6, *, float weight_offset=0.0, "
       "str casting_mode=\"gemma\", bool round_intermediates=False";
+  static constexpr const char* kActivations[] = {"expert_outputs", "attn_out", "residual"};
   static constexpr const char* kResults[] = {"mlp_down", "hidden"};
 
   static NormCall check(const at::Tensor& expert_outputs, const at::Tensor& routing_weights,

@@ -11,6 +11,7 @@ struct fused_post_attn_triple_norm {
       "weight_b, Tensor? weight_c, "
       "float eps=1e-6, *, float weight_offset=0.0, "
       "str casting_mode=\"gemma\", bool round_intermediates=False";
+  static constexpr const char* kActivations[] = {"hidden", "attn_out"};
   static constexpr const char* kResults[] = {"residual_out", "out_a", "out_b", "out_c"};
 
   static NormCall check(const at::Tensor& hidden, const at::Tensor& attn_out,

@@ -11,6 +11,7 @@ struct fused_post_ff_norm2_endlayer {
       "layer_scalar, "
       "float eps=1e-6, *, float weight_offset=0.0, "
       "str casting_mode=\"gemma\", bool round_intermediates=False";
+  static constexpr const char* kActivations[] = {"attn_out", "moe_accum", "residual"};
   static constexpr const char* kResults[] = {"mlp_down", "hidden"};
 
   static NormCall check(const at::Tensor& attn_out, const at::Tensor& moe_accum,

@@ -10,6 +10,7 @@ struct rms_norm {
       "Tensor x, Tensor? weight, "
       "float eps=1e-6, *, float weight_offset=0.0, "
       "str casting_mode=\"gemma\"";
+  static constexpr const char* kActivations[] = {"x"};
   static constexpr const char* kResults[] = {"out"};
 
   static NormCall check(const at::Tensor& x, const OptionalTensor& weight, double eps,

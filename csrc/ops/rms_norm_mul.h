@@ -10,6 +10,7 @@ struct rms_norm_mul {
       "Tensor x, Tensor? weight, Tensor scale, "
       "float eps=1e-6, *, str activation=\"none\", float weight_offset=0.0, "
       "str casting_mode=\"gemma\", bool round_intermediates=False";
+  static constexpr const char* kActivations[] = {"x"};
   static constexpr const char* kResults[] = {"out"};
 
   static NormCall check(const at::Tensor& x, const OptionalTensor& weight, const at::Tensor& scale,

@@ -10,6 +10,7 @@ struct rms_norm_triple {
       "Tensor x, Tensor? weight_a, Tensor? weight_b, Tensor? weight_c, "
       "float eps=1e-6, *, float weight_offset=0.0, "
       "str casting_mode=\"gemma\"";
+  static constexpr const char* kActivations[] = {"x"};
   static constexpr const char* kResults[] = {"out_a", "out_b", "out_c"};
 
   static NormCall check(const at::Tensor& x, const OptionalTensor& weight_a,

@@ -32,8 +32,7 @@ def load(shaders: Path = ROOT / "shaders", *, metallibs: bool = True) -> Path:
     output = generated / "embedded_shaders.h"
     embed_shaders["embed"](shaders, output, lines=True, metallib=metallib)
     # Checks are compiled into both; what registers schemas is in the extension proper.
-    registering = {"library.cpp", "autograd.cpp"}
-    sources = [path for path in (ROOT / "csrc").glob("*.cpp") if path.name not in registering]
+    sources = [path for path in (ROOT / "csrc").glob("*.cpp") if path.name != "library.cpp"]
     sources += [path for path in (ROOT / "csrc/mps").iterdir() if path.suffix in (".cpp", ".mm")]
     return build_and_load(
         "mlxnorm_mps",

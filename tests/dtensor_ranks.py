@@ -1,0 +1,69 @@
+"""Run by test_subclasses.py: every op on DTensors of two processes."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+RANKS = 2
+
+
+def run(rank: int, first: str, ops: list[str], store: str) -> None:
+    importlib.import_module(first)
+    from ops import OPS, Call, assert_all_same_bits
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=RANKS)
+    mesh = init_device_mesh("cpu", (RANKS,))
+
+    def distributed(call: Call, placement: Replicate | Shard) -> Call:
+        def place(name: str) -> torch.Tensor:
+            rowwise = placement if name in call.rowwise else Replicate()
+            return distribute_tensor(call[name], mesh, [rowwise])
+
+        return call.having(**{name: place(name) for name in call.tensors})
+
+    def assert_right(call: Call, placement: Replicate | Shard, expected: object) -> None:
+        spread = distributed(call, placement)
+        results = spread()
+        assert all(r.placements == (expected,) for r in results), (call.op.name, placement)
+        assert_all_same_bits([r.full_tensor() for r in results], call())
+        outs = [torch.zeros_like(r) for r in results]
+        assert all(a is b for a, b in zip(spread(out=outs), outs, strict=True))
+        assert_all_same_bits([out.full_tensor() for out in outs], call())
+
+    for op in (OPS[name] for name in ops):
+        for scale in op.scale_kinds:
+            call = op.call((4, 6), 16, torch.bfloat16, scale=scale)
+            for placement in (Replicate(), Shard(0), Shard(1)):
+                assert_right(call, placement, placement)
+        # dim is gathered first, where every tensor has it as its third dimension
+        whole = op.call((4, 6), 16, scale=op.scale_kinds[0])
+        if set(whole.rowwise) == set(op.activations):
+            assert_right(whole, Shard(2), Replicate())
+        wrong = distributed(whole, Shard(0)).having(
+            **{op.named("weight")[0]: distribute_tensor(torch.ones(15), mesh, [Replicate()])}
+        )
+        for outs in (None, [torch.zeros_like(r) for r in distributed(whole, Shard(0))()]):
+            try:
+                wrong(out=outs)
+            except RuntimeError as error:
+                assert "must have 16 elements" in str(error), error
+            else:
+                raise AssertionError("a weight of another size was taken")
+    if rank == 0:
+        print(f"{RANKS} ranks: {len(ops)} ops are right")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(run, (sys.argv[1], sys.argv[2:], f"{folder}/store"), nprocs=RANKS)

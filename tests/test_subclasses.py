@@ -1,0 +1,124 @@
+"""Tensor subclasses of PyTorch: jagged nested tensors, DTensor."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from ops import OPS, Call, Op, assert_all_same_bits, each_op, each_op_that
+from torch import Tensor
+
+LENGTHS = (3, 1, 4)
+
+
+def jagged(values: Tensor, offsets: Tensor) -> Tensor:
+    return torch.nested.nested_tensor_from_jagged(values, offsets, min_seqlen=1, max_seqlen=4)
+
+
+def nested(call: Call, offsets: Tensor | None = None) -> Call:
+    """The rows of the call, in sequences of LENGTHS."""
+    if offsets is None:
+        ends = torch.tensor([0, *LENGTHS], device=call[call.op.first].device)
+        offsets = ends.cumsum(0)
+    return call.mapped(lambda t: jagged(t, offsets), call.rowwise)
+
+
+@each_op
+def test_jagged_tensors_run_on_their_values(device: str, op: Op) -> None:
+    for scale in op.scale_kinds:
+        call = op.call((sum(LENGTHS),), 24, torch.bfloat16, device, scale=scale)
+        ragged = nested(call)
+        expected = call()
+        results = ragged()
+        assert_all_same_bits([r.values() for r in results], expected)
+        like = ragged[op.activations[-1]]
+        assert all(r.is_nested and r.shape == like.shape for r in results)
+        total = results[0] + like  # as ragged as the input
+        assert torch.equal(total.values(), expected[0] + like.values())
+
+        outs = [torch.zeros_like(like) for _ in results]
+        assert all(a is b for a, b in zip(ragged(out=outs), outs, strict=True))
+        assert_all_same_bits([out.values() for out in outs], expected)
+
+
+@each_op
+def test_jagged_tensors_compile(op: Op) -> None:
+    call = op.call((sum(LENGTHS),), 24)
+    ragged = nested(call)
+
+    def model(tensors: dict[str, Tensor]) -> list[Tensor]:
+        return [result * 2 for result in Call(op, tensors, {})()]
+
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    results = [result.values() for result in compiled(ragged.tensors)]
+    assert_all_same_bits(results, model(call.tensors))
+
+
+@each_op_that(lambda op: not op.named("experts"))
+def test_jagged_tensors_with_heads(op: Op) -> None:
+    """[batch, heads, ragged, dim]: the values are transposed."""
+    call = op.call((sum(LENGTHS), 2), 24)
+    turned = nested(call).mapped(lambda t: t.transpose(1, 2), call.rowwise)
+    results = [r.transpose(1, 2).values() for r in turned()]
+    assert_all_same_bits(results, call())
+
+
+def refused(call: Call, text: str) -> None:
+    with pytest.raises(RuntimeError, match=f"mlxnorm::{call.op.name}: {text}"):
+        call()
+
+
+@each_op
+def test_jagged_tensors_beside_others(op: Op) -> None:
+    call = op.call((sum(LENGTHS),), 24)
+    ragged = nested(call)
+    for name in op.named("weight"):
+        refused(ragged.having(**{name: ragged[op.first]}), f"{name} must not be nested")
+    for name in op.activations:
+        others = [n for n in call.rowwise if n != name]
+        if not others:
+            continue
+        refused(ragged.having(**{name: call[name]}), f"{name} must be nested")
+        elsewhere = torch.tensor([0, 2, 4, sum(LENGTHS)])
+        if name != op.first:
+            other = nested(call, elsewhere)[name]
+            refused(ragged.having(**{name: other}), f"{name} must be as ragged as {op.first}")
+
+
+@each_op
+def test_ragged_last_dimension(op: Op) -> None:
+    call = op.call((sum(LENGTHS),), 24)
+    turned = nested(call).mapped(lambda t: t.transpose(1, -1), call.rowwise)
+    refused(turned, f"{op.first} must not be ragged in its last dimension")
+
+
+@each_op_that(lambda op: op.name in ("rms_norm", "add_rms_norm"))
+def test_jagged_tensors_and_gradients(op: Op) -> None:
+    ragged = nested(op.call((sum(LENGTHS),), 24)).mapped(lambda t: t.requires_grad_())
+    with pytest.raises(NotImplementedError, match="inference only"):
+        ragged()[0].values().sum().backward()
+
+
+# ---- DTensor -------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="PyTorch without distributed")
+@pytest.mark.parametrize(
+    ("first", "ops"), [("torch_mlxnorm", list(OPS)), ("torch.distributed.tensor", ["rms_norm"])]
+)
+def test_dtensor(first: str, ops: list[str]) -> None:
+    """Two processes, in either order of the imports."""
+    script = Path(__file__).with_name("dtensor_ranks.py")
+    command = [sys.executable, str(script), first, *ops]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+    assert f"2 ranks: {len(ops)} ops are right" in run.stdout
+
+
+def test_import_leaves_distributed_tensors_alone() -> None:
+    code = "import sys, torch_mlxnorm; assert 'torch.distributed.tensor' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

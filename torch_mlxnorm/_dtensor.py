@@ -1,0 +1,119 @@
+"""DTensor: rows may be sharded, over any of their dimensions; the last dimension is not."""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torch_mlxnorm._roles import (
+    ACTIVATIONS,
+    bound,
+    is_written,
+    name_of,
+    rows_of,
+    tensor_arguments,
+)
+
+_MODULE = "torch.distributed.tensor"
+
+
+def _shardings(op: torch._ops.OpOverload) -> Callable[..., Any]:
+    """The placements of results and arguments that go together on one dimension of a mesh."""
+    from torch.distributed.tensor import Replicate, Shard
+    from torch.distributed.tensor._dtensor_spec import DTensorSpec
+
+    def shardings(*args: Any, **kwargs: Any) -> list[tuple[list[Any], list[Any]]]:
+        given = bound(op, args, kwargs)
+        shapes = {n: spec.shape for n, spec in given.items() if isinstance(spec, DTensorSpec)}
+        rows = rows_of(op, shapes)
+        leading = min(len(shapes[name]) for name in rows) - 1
+        results = len(op._schema.returns)
+        placements = [Replicate(), *(Shard(dim) for dim in range(leading))]
+        return [
+            (
+                [placement] * results,
+                [
+                    None if n not in shapes else placement if n in rows else Replicate()
+                    for n in given
+                ],
+            )
+            for placement in placements
+        ]
+
+    return shardings
+
+
+def _meta(tensor: Any) -> Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+
+
+def _write(
+    _cls: type, op: torch._ops.OpOverload, _types: Any, args: Any, kwargs: dict[str, Any] | None
+) -> None:
+    """The rule of an ``.out`` overload; DTensor's own machinery wants something returned."""
+    from torch.distributed.tensor import DTensor
+
+    given = bound(op, args, kwargs or {})
+    tensors = tensor_arguments(given)
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, DTensor):
+            raise RuntimeError(f"{op._schema.name}: {name} must be a DTensor, as others are")
+    # Shapes and dtypes of the whole are checked as those of any call.
+    op(**given | {name: _meta(tensor) for name, tensor in tensors.items()})
+    outs = [given.pop(name) for name in list(given) if is_written(op, name)]
+    results = getattr(torch.ops.mlxnorm, name_of(op)).default(**given)
+    results = results if isinstance(results, tuple) else (results,)
+    for out, result in zip(outs, results, strict=True):
+        out.copy_(result)
+
+
+def _register(library: torch.library.Library) -> None:
+    from torch.distributed.tensor import DTensor
+    from torch.distributed.tensor.experimental import register_sharding
+
+    for name in ACTIVATIONS:
+        packet = getattr(torch.ops.mlxnorm, name)
+        register_sharding(packet.default)(_shardings(packet.default))
+        library._register_torch_dispatch_rule(f"{name}.out", DTensor, _write)
+
+
+class _AfterImport(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Registers when ``torch.distributed.tensor`` is imported, which takes as long as importing
+    PyTorch takes once more: not to be done for everybody."""
+
+    def __init__(self, library: torch.library.Library) -> None:
+        self._library = library
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name != _MODULE:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            self._loader, spec.loader = spec.loader, self
+        return spec
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__loader__ = module.__spec__.loader = self._loader
+        self._loader.exec_module(module)
+        _register(self._library)
+
+
+def register(library: torch.library.Library) -> None:
+    if _MODULE in sys.modules:
+        _register(library)
+    else:
+        sys.meta_path.insert(0, _AfterImport(library))

@@ -1,0 +1,55 @@
+"""Jagged nested tensors: an operator runs on the values, whose rows it need not tell apart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nested._internal.nested_tensor import NestedTensor
+
+from torch_mlxnorm._roles import ACTIVATIONS, bound, name_of, rows_of, tensor_arguments
+
+
+def _like(x: NestedTensor, values: Tensor) -> NestedTensor:
+    """With the raggedness of x."""
+    from torch.nested._internal.ops import extract_kwargs  # not before the first nested tensor
+
+    return NestedTensor(values, **extract_kwargs(x))
+
+
+def _run(
+    _cls: type, op: torch._ops.OpOverload, _types: Any, args: Any, kwargs: dict[str, Any] | None
+) -> Any:
+    given = bound(op, args, kwargs or {})
+    tensors = tensor_arguments(given)
+    first = ACTIVATIONS[name_of(op)][0]
+    x = tensors[first]
+    rows = rows_of(op, {name: tensor.shape for name, tensor in tensors.items()})
+    for name, tensor in tensors.items():
+        nested = isinstance(tensor, NestedTensor)
+        if nested != (name in rows):
+            must = "must not" if nested else "must"
+            raise RuntimeError(
+                f"mlxnorm::{name_of(op)}: {name} {must} be nested: the tensors that have a row for "
+                "each row of the results are, others are not"
+            )
+        if nested and tensor.shape[tensor._ragged_idx] != x.shape[x._ragged_idx]:
+            raise RuntimeError(
+                f"mlxnorm::{name_of(op)}: {name} must be as ragged as {first}: nested tensors "
+                "of one call share their offsets"
+            )
+    if x._ragged_idx == x.dim() - 1:
+        raise RuntimeError(
+            f"mlxnorm::{name_of(op)}: {first} must not be ragged in its last dimension"
+        )
+    results = op(**given | {name: tensors[name].values() for name in rows})
+    if isinstance(results, tuple):
+        return tuple(_like(x, values) for values in results)
+    return None if results is None else _like(x, results)
+
+
+def register(library: torch.library.Library, op: torch._ops.OpOverload) -> None:
+    overload = op._schema.overload_name
+    qualified = f"{name_of(op)}.{overload}" if overload else name_of(op)
+    library._register_torch_dispatch_rule(qualified, NestedTensor, _run)

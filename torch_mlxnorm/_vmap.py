@@ -1,0 +1,81 @@
+"""torch.vmap: the batch becomes a leading dimension of the rows, so that one call serves all of it.
+Only where tensors that rows share are batched, weights above all, it takes a call for each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
+
+from torch_mlxnorm._roles import bound, is_written, rows_of, tensor_arguments
+
+_unwrap = torch._C._functorch._unwrap_batched
+_wrap = torch._C._functorch._add_batch_dim
+_BATCHED = torch._C.DispatchKeySet(torch._C.DispatchKey.FuncTorchBatched)
+
+
+def _with_batch(tensor: Tensor, dim: int | None, batch: int) -> Tensor:
+    if dim is None:
+        return tensor.unsqueeze(0).expand(batch, *tensor.shape)
+    return tensor.movedim(dim, 0)
+
+
+class _Rule:
+    """The kernel of an overload under the key FuncTorchBatched."""
+
+    def __init__(self, op: torch._ops.OpOverload) -> None:
+        self.op = op
+
+    def __call__(self, _keys: torch._C.DispatchKeySet, *args: Any, **kwargs: Any) -> Any:
+        interpreter = retrieve_current_functorch_interpreter()
+        level, batch = interpreter.level(), interpreter.batch_size()
+        given = bound(self.op, args, kwargs)
+        dims: dict[str, int | None] = {}
+        for name, tensor in tensor_arguments(given).items():
+            given[name], dims[name] = _unwrap(tensor, level)
+        with torch._C._ExcludeDispatchKeyGuard(_BATCHED):
+            if all(dim is None for dim in dims.values()):
+                return self.op(**given)
+            results = self.run(given, dims, batch)
+        if isinstance(results, tuple):
+            return tuple(_wrap(result, 0, level) for result in results)
+        return None if results is None else _wrap(results, 0, level)
+
+    def run(self, given: dict[str, Any], dims: dict[str, int | None], batch: int) -> Any:
+        """Results with the batch in front, of a batch that is no longer hidden."""
+        for name, dim in dims.items():
+            if dim is None and is_written(self.op, name):
+                raise RuntimeError(
+                    f"{self.op._schema.name}: vmap: {name} must be batched, as an input is; it "
+                    "cannot hold the results of the whole batch"
+                )
+        shapes = {
+            name: torch.Size(n for i, n in enumerate(given[name].shape) if i != dim)
+            for name, dim in dims.items()
+        }
+        rows = rows_of(self.op, shapes)
+        if all(name in rows for name, dim in dims.items() if dim is not None):
+            folded = {name: _with_batch(given[name], dims[name], batch) for name in rows}
+            return self.op(**given | folded)
+        if batch == 0:
+            raise RuntimeError(
+                f"{self.op._schema.name}: vmap: an empty batch of tensors that rows share, such as "
+                "weights, is not supported"
+            )
+        batched = {name: dim for name, dim in dims.items() if dim is not None}
+        each = [
+            self.op(**given | {name: given[name].select(dim, i) for name, dim in batched.items()})
+            for i in range(batch)
+        ]
+        if isinstance(each[0], tuple):
+            return tuple(torch.stack(results) for results in zip(*each, strict=True))
+        return None if each[0] is None else torch.stack(each)
+
+
+def register(library: torch.library.Library, op: torch._ops.OpOverload) -> None:
+    name = op._schema.name.partition("::")[2]
+    overload = op._schema.overload_name
+    qualified = f"{name}.{overload}" if overload else name
+    library.impl(qualified, _Rule(op), "FuncTorchBatched", with_keyset=True)
