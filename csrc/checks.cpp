@@ -19,11 +19,10 @@ void check_dtype(Op op, const Argument& argument, const Argument& x) {
                    "), got ", dtype_name(*argument.tensor));
 }
 
-void check_dtype_or_float32(Op op, const Argument& argument, const Argument& x) {
-  const auto type = argument.tensor->scalar_type();
-  TORCH_CHECK_TYPE(type == x.tensor->scalar_type() || type == at::kFloat, qualified_name(op), ": ",
-                   argument.name, " must be ", dtype_name(*x.tensor), " (as ", x.name,
-                   ") or float32, got ", dtype_name(*argument.tensor));
+void check_floating(Op op, const Argument& argument) {
+  TORCH_CHECK_TYPE(is_supported(argument.tensor->scalar_type()), qualified_name(op), ": ",
+                   argument.name, " must be float32, float16 or bfloat16, got ",
+                   dtype_name(*argument.tensor));
 }
 
 void check_device(Op op, const Argument& argument, const Argument& x) {
@@ -71,8 +70,7 @@ std::pair<int64_t, int64_t> byte_span(const at::Tensor& t) {
 }  // namespace
 
 void check_activation(Op op, const Argument& x) {
-  TORCH_CHECK_TYPE(is_supported(x.tensor->scalar_type()), qualified_name(op), ": ", x.name,
-                   " must be float32, float16 or bfloat16, got ", dtype_name(*x.tensor));
+  check_floating(op, x);
   TORCH_CHECK(x.tensor->dim() >= 1, qualified_name(op), ": ", x.name,
               " must have at least 1 dimension, got a 0-d tensor");
   TORCH_SYM_CHECK(x.tensor->sym_size(-1).sym_ne(0), qualified_name(op), ": ", x.name,
@@ -106,7 +104,7 @@ void check_like_experts(Op op, const Argument& argument, const Argument& experts
 }
 
 void check_weight(Op op, const Argument& weight, const Argument& x) {
-  check_dtype_or_float32(op, weight, x);
+  check_floating(op, weight);
   check_device(op, weight, x);
   TORCH_CHECK(weight.tensor->dim() == 1, qualified_name(op), ": ", weight.name,
               " must have 1 dimension, got shape ", weight.tensor->sym_sizes());
@@ -117,7 +115,7 @@ void check_weight(Op op, const Argument& weight, const Argument& x) {
 }
 
 void check_scale(Op op, const Argument& scale, const Argument& x) {
-  check_dtype_or_float32(op, scale, x);
+  check_floating(op, scale);
   check_device(op, scale, x);
   const auto sizes = scale.tensor->sym_sizes();
   const c10::SymInt dim = x.tensor->sym_size(-1);
@@ -127,7 +125,7 @@ void check_scale(Op op, const Argument& scale, const Argument& x) {
 }
 
 void check_elementwise_scale(Op op, const Argument& scale, const Argument& x) {
-  check_dtype_or_float32(op, scale, x);
+  check_floating(op, scale);
   check_device(op, scale, x);
   const auto sizes = scale.tensor->sym_sizes(), expected = x.tensor->sym_sizes();
   c10::SymBool same = sizes.size() == expected.size();
@@ -142,7 +140,7 @@ void check_elementwise_scale(Op op, const Argument& scale, const Argument& x) {
 }
 
 void check_routing_weights(Op op, const Argument& weights, const Argument& experts) {
-  check_dtype_or_float32(op, weights, experts);
+  check_floating(op, weights);
   check_device(op, weights, experts);
   const auto expected = experts.tensor->sym_sizes().slice(0, experts.tensor->dim() - 1);
   TORCH_CHECK(same_sizes(weights.tensor->sym_sizes(), expected), qualified_name(op), ": ",

@@ -40,16 +40,16 @@ void check_like(Op op, const Argument& argument, const Argument& x);
 // The same beside experts [..., top_k, dim]: [..., dim].
 void check_like_experts(Op op, const Argument& argument, const Argument& experts);
 
-// [dim] on x's device with x's dtype or float32.
+// [dim] on x's device. Operands are float32, float16 or bfloat16, whatever x is.
 void check_weight(Op op, const Argument& weight, const Argument& x);
 
-// One element or [1, …, 1, dim], on x's device with x's dtype or float32.
+// One element or [1, …, 1, dim], on x's device.
 void check_scale(Op op, const Argument& scale, const Argument& x);
 
 // x's shape, or what check_scale allows.
 void check_elementwise_scale(Op op, const Argument& scale, const Argument& x);
 
-// [..., top_k] on the device of the experts with their dtype or float32.
+// [..., top_k] on the device of the experts.
 void check_routing_weights(Op op, const Argument& weights, const Argument& experts);
 
 // Beyond check_like.

@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "call.h"
+#include "rows.h"
 
 namespace mlxnorm {
 
@@ -23,7 +24,7 @@ class RmsNormRecord {
 
     uint32_t operand_types() const {
       return weight_dtype.has_value()
-                 ? pack_operand_type(0, *weight_dtype == dtype ? kAsActivation : kFloat32)
+                 ? pack_operand_type(0, operand_type_of(dtype_of(*weight_dtype)))
                  : 0;
     }
   };

@@ -88,8 +88,7 @@ RowsOfCall::RowsOfCall(const NormCall& call)
       continue;
     }
     const at::Tensor& operand = *call.operand(i).tensor;
-    operand_types |= pack_operand_type(
-        i, operand.scalar_type() == call.like().scalar_type() ? kAsActivation : kFloat32);
+    operand_types |= pack_operand_type(i, operand_type_of(dtype_of(operand.scalar_type())));
     if (i == kRoutingWeights || (i == kScale && operand.numel() > dim)) {
       operands[i] = rows_of(operand);
     } else {

@@ -41,6 +41,10 @@ constexpr int64_t size_of(DType dtype) {
   return dtype == DType::float32 ? 4 : 2;
 }
 
+constexpr OperandType operand_type_of(DType dtype) {
+  return dtype == DType::float32 ? kFloat32 : dtype == DType::float16 ? kFloat16 : kBFloat16;
+}
+
 enum class CastingMode {
   gemma,  // multiply by the weight in float32, round once
   llama,  // round the normalized value, multiply by the weight, round again

@@ -17,17 +17,16 @@ constant bool round_intermediates [[function_constant(kRoundIntermediatesConstan
 constant bool use_prefetch [[function_constant(kPrefetchConstant)]];
 constant uint lanes_per_row [[function_constant(kLanesPerRowConstant)]];
 
-template <typename T>
-METAL_FUNC bool is_float32(int operand) {
-  return int(Element<T>::kPerWord) != int(Element<float>::kPerWord) &&
-         operand_type(operand_types, operand) == kFloat32;
-}
-
-// Of an operand, which may be of either type.
-template <typename T>
+// Of an operand, which may be of any type.
 METAL_FUNC float element(device const void* p, int operand, uint i) {
-  return is_float32<T>(operand) ? static_cast<device const float*>(p)[i]
-                                : float(static_cast<device const T*>(p)[i]);
+  switch (operand_type(operand_types, operand)) {
+    case kFloat16:
+      return float(static_cast<device const half*>(p)[i]);
+    case kBFloat16:
+      return float(static_cast<device const bfloat*>(p)[i]);
+    default:
+      return static_cast<device const float*>(p)[i];
+  }
 }
 
 // The tensors of an op from their first row, or from a later one.
@@ -52,39 +51,70 @@ struct Tensors {
   }
 
   METAL_FUNC void move_operand(int i, RowLayout rows, ulong row) {
-    if (operand_type(operand_types, i) != kAbsent) {
-      const long offset = row_offset(rows, row) * (is_float32<T>(i) ? sizeof(float) : sizeof(T));
+    const OperandType type = operand_type(operand_types, i);
+    if (type != kAbsent) {
+      const long offset = row_offset(rows, row) * element_size(type);
       operands[i] = static_cast<device const uchar*>(operands[i]) + offset;
     }
   }
 };
 
-// What belongs to one word of T: one word, or two when the operand is float32 and T is not.
+// What belongs to one word of T: a word of the operand; two if it is float32 and T has 16 bits;
+// half a word if it has 16 bits and T is float32.
 template <typename T, bool kVector>
 struct OperandWord {
-  enum { kFloatWords = Element<T>::kPerWord / Element<float>::kPerWord };
-  uint4 words[kFloatWords];
+  enum { kValues = Element<T>::kPerWord };
+  uint4 words[kValues / Element<float>::kPerWord];
 
   METAL_FUNC void load(device const void* p, int operand, uint word, uint dim) {
-    if (is_float32<T>(operand)) {
-#pragma unroll
-      for (int i = 0; i < kFloatWords; ++i) {
-        words[i] = Access<float, kVector>::load(static_cast<device const float*>(p),
-                                                word * kFloatWords + i, dim);
-      }
-    } else {
-      words[0] = Access<T, kVector>::load(static_cast<device const T*>(p), word, dim);
+    switch (operand_type(operand_types, operand)) {
+      case kFloat16:
+        load_as(static_cast<device const half*>(p), word, dim);
+        break;
+      case kBFloat16:
+        load_as(static_cast<device const bfloat*>(p), word, dim);
+        break;
+      default:
+        load_as(static_cast<device const float*>(p), word, dim);
     }
   }
+
   METAL_FUNC ValuesOf<T> values(int operand) const {
-    ValuesOf<T> result;
-    if (is_float32<T>(operand)) {
+    switch (operand_type(operand_types, operand)) {
+      case kFloat16:
+        return values_of<half>();
+      case kBFloat16:
+        return values_of<bfloat>();
+      default:
+        return values_of<float>();
+    }
+  }
+
+  template <typename U>
+  METAL_FUNC void load_as(device const U* row, uint word, uint dim) {
+    enum { kWords = int(kValues) / int(Element<U>::kPerWord) };
+    if (kWords == 0) {
+      words[0] = Access<U, kVector>::load_half(row, word, dim);
+    }
 #pragma unroll
-      for (int i = 0; i < kFloatWords; ++i) {
-        Element<float>::unpack(words[i], result.v + i * Element<float>::kPerWord);
+    for (int i = 0; i < kWords; ++i) {
+      words[i] = Access<U, kVector>::load(row, word * kWords + i, dim);
+    }
+  }
+
+  template <typename U>
+  METAL_FUNC ValuesOf<T> values_of() const {
+    enum { kPerWord = Element<U>::kPerWord };
+    enum { kUsed = int(kPerWord) < int(kValues) ? int(kPerWord) : int(kValues) };
+    ValuesOf<T> result;
+#pragma unroll
+    for (int i = 0; i < int(kValues) / int(kUsed); ++i) {
+      float v[kPerWord];
+      Element<U>::unpack(words[i], v);
+#pragma unroll
+      for (int k = 0; k < kUsed; ++k) {
+        result.v[i * kUsed + k] = v[k];
       }
-    } else {
-      Element<T>::unpack(words[0], result.v);
     }
     return result;
   }
@@ -152,7 +182,10 @@ struct RowWord {
       return scale();
     }
     const Values activated = mlxnorm::activated(activation, scale());
-    return is_float32<T>(kScale) ? activated : rounded(activated);
+    if (!round_intermediates) {
+      return activated;
+    }
+    return rounded_as(kScale, activated);
   }
 
   METAL_FUNC Values expert_sum() const {
@@ -160,7 +193,7 @@ struct RowWord {
     for (uint k = 0; k < params->top_k; ++k) {
       Values expert;
       Element<T>::unpack(load(tensors->inputs[0] + k * params->expert_stride), expert.v);
-      sum = fma(element<T>(tensors->operands[kRoutingWeights], kRoutingWeights, k), expert, sum);
+      sum = fma(element(tensors->operands[kRoutingWeights], kRoutingWeights, k), expert, sum);
     }
     return sum;
   }
@@ -190,8 +223,19 @@ struct RowWord {
     return now.values(i);
   }
 
+  METAL_FUNC Values rounded_as(int operand, Values x) const {
+    switch (operand_type(operand_types, operand)) {
+      case kFloat16:
+        return x.template rounded_as<half>();
+      case kBFloat16:
+        return x.template rounded_as<bfloat>();
+      default:
+        return x;
+    }
+  }
+
   METAL_FUNC Values scale() const {
-    return scale_is_scalar ? splat<T>(element<T>(tensors->operands[kScale], kScale, 0))
+    return scale_is_scalar ? splat<T>(element(tensors->operands[kScale], kScale, 0))
                            : operand(prefetched->scale, kScale);
   }
 };

@@ -45,12 +45,18 @@ enum Operand {
   kOperands,
 };
 
-// An operand has the dtype of the activations, or float32.
+// Each operand has a dtype of its own, whatever the activations have.
 enum OperandType : uint32_t {
   kAbsent = 0,
-  kAsActivation = 1,
-  kFloat32 = 2,
+  kFloat32 = 1,
+  kFloat16 = 2,
+  kBFloat16 = 3,
 };
+
+// In bytes.
+inline uint32_t element_size(OperandType type) {
+  return type == kFloat32 ? 4 : 2;
+}
 
 // The types of all operands in one word.
 inline uint32_t pack_operand_type(int operand, OperandType type) {

@@ -91,7 +91,8 @@ struct Element<bfloat> {
 
 // ---- words in memory -------------------------------------------------------------------------
 
-// kVector: the row starts on a 16-byte boundary and dim fills its last word.
+// kVector: the row starts on a boundary of what is moved at once, a word or half of one, and dim
+// fills the last.
 template <typename T, bool kVector>
 struct Access;
 
@@ -99,6 +100,9 @@ template <typename T>
 struct Access<T, true> {
   static METAL_FUNC uint4 load(device const T* row, uint word, uint /*dim*/) {
     return reinterpret_cast<device const uint4*>(row)[word];
+  }
+  static METAL_FUNC uint4 load_half(device const T* row, uint half_word, uint /*dim*/) {
+    return uint4(reinterpret_cast<device const uint2*>(row)[half_word], 0, 0);
   }
   static METAL_FUNC void store(device T* row, uint word, uint /*dim*/, uint4 value) {
     reinterpret_cast<device uint4*>(row)[word] = value;
@@ -136,6 +140,11 @@ struct Access<T, false> {
                  load_uint(bits, first + 2 * kPerUint, dim),
                  load_uint(bits, first + 3 * kPerUint, dim));
   }
+  static METAL_FUNC uint4 load_half(device const T* row, uint half_word, uint dim) {
+    device const Bits* bits = reinterpret_cast<device const Bits*>(row);
+    const uint first = half_word * (kPerWord / 2);
+    return uint4(load_uint(bits, first, dim), load_uint(bits, first + kPerUint, dim), 0, 0);
+  }
   static METAL_FUNC void store(device T* row, uint word, uint dim, uint4 value) {
     device Bits* bits = reinterpret_cast<device Bits*>(row);
     const uint first = word * kPerWord;
@@ -153,11 +162,14 @@ template <typename T>
 struct ValuesOf {
   float v[Element<T>::kPerWord];
 
-  METAL_FUNC ValuesOf rounded() const {
+  METAL_FUNC ValuesOf rounded() const { return rounded_as<T>(); }
+
+  template <typename U>
+  METAL_FUNC ValuesOf rounded_as() const {
     ValuesOf result;
 #pragma unroll
     for (int i = 0; i < Element<T>::kPerWord; ++i) {
-      result.v[i] = Element<T>::rounded(v[i]);
+      result.v[i] = Element<U>::rounded(v[i]);
     }
     return result;
   }

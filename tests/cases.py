@@ -195,7 +195,7 @@ def random_case(random: Random, op: Op | None = None, long_rows: float = 0.0) ->
         dim,
         dtype,
         seed=random.randint(0, 999),
-        kinds={name: random.choice([dtype, torch.float32]) for name in op.operands},
+        kinds={name: random.choice([dtype, *DTYPES]) for name in op.operands},
         missing=tuple(name for name in op.optional if random.randint(0, 3) == 0),
         scale=random.choice(op.scale_kinds),
         scale_ones=random.choice([0, 0, 1, 2]),

@@ -22,12 +22,21 @@ from torch_mlxnorm import reference
 Role = Literal["activation", "experts", "weight", "scale", "routing_weights"]
 ScaleKind = Literal["one", "dim", "rows"]
 
-# Which operands (weights, scale, routing weights) are float32 beside 16-bit activations.
+# Which operands (weights, scale, routing weights) are float32 beside other activations.
 FLOAT32_OPERANDS: dict[str, slice] = {
     "none": slice(0),
     "all": slice(None),
     "even": slice(0, None, 2),
     "odd": slice(1, None, 2),
+}
+
+
+# Dtypes of the operands: the activations', float32, or all three in turn.
+OPERANDS: dict[str, dict[str, Any]] = {
+    "same": {},
+    "float32": {"float32": "all"},
+    "mixed": {"mixed": 1},
+    "mixed again": {"mixed": 2},
 }
 
 
@@ -109,18 +118,24 @@ class Op:
         device: str = "cpu",
         *,
         float32: str = "none",
+        mixed: int = 0,
         missing: Iterable[str] = (),
         scale: ScaleKind = "dim",
         top_k: int = 3,
         seed: int = 0,
         **options: Any,
     ) -> Call:
+        """`float32` chooses among the operands. The others have the activations' dtype or, if
+        `mixed`, each the next one of DTYPES, from as many places past the activations' on."""
         shapes = shapes_of(leading, dim, scale, top_k)
-        in_float32 = self.operands[FLOAT32_OPERANDS[float32]]
+        kinds = dict.fromkeys(self.tensors, dtype)
+        for i, name in enumerate(self.operands if mixed else []):
+            kinds[name] = DTYPES[(DTYPES.index(dtype) + mixed + i) % len(DTYPES)]
+        kinds |= dict.fromkeys(self.operands[FLOAT32_OPERANDS[float32]], torch.float32)
         tensors: dict[str, Tensor | None] = {}
         for i, tensor in enumerate(self.tensors.values()):
-            kind = torch.float32 if tensor.name in in_float32 else dtype
-            values = randn(*shapes[tensor.role], dtype=kind, device=device, seed=16 * seed + i)
+            kind, shape = kinds[tensor.name], shapes[tensor.role]
+            values = randn(*shape, dtype=kind, device=device, seed=16 * seed + i)
             tensors[tensor.name] = None if tensor.name in missing else values
         return Call(self, tensors, options)
 
@@ -193,15 +208,16 @@ def each_op_that(holds: Callable[[Op], Any]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("op", chosen, ids=[op.name for op in chosen])
 
 
-# Ops, dtypes of the activations, and which operands are float32 beside them, where that differs.
+# Ops, dtypes of the activations, and of the operands beside them, where that differs. Each operand
+# meets all dtypes beside each.
 each_op_and_types = pytest.mark.parametrize(
-    ("op", "dtype", "float32"),
+    ("op", "dtype", "operands"),
     [
-        pytest.param(op, dtype, float32, id=f"{op.name}-{str(dtype)[6:]}-{float32}")
+        pytest.param(op, dtype, operands, id=f"{op.name}-{str(dtype)[6:]}-{name}")
         for op in OPS.values()
         for dtype in DTYPES
-        for float32 in (FLOAT32_OPERANDS if dtype != torch.float32 else ["none"])
-        if float32 in ("none", "all") or len(op.operands) > 1
+        for name, operands in OPERANDS.items()
+        if name != "float32" or (dtype != torch.float32 and len(op.operands) > 1)
     ],
 )
 

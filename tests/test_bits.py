@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
-from ops import OPS, Op, assert_all_same_bits, each_op, each_op_and_types, each_op_that
+from ops import OPERANDS, OPS, Op, assert_all_same_bits, each_op, each_op_and_types, each_op_that
 from oracle import assert_same_bits, different_bits
 from tensors import DTYPES, misaligned, type_id
 
@@ -19,12 +20,14 @@ CHAIN_DIMS = [1, 7, 96, 1000, 2816]
 
 @pytest.mark.parametrize("dim", CHAIN_DIMS)
 @each_op_and_types
-def test_equals_the_chain(device: str, op: Op, dtype: torch.dtype, float32: str, dim: int) -> None:
+def test_equals_the_chain(
+    device: str, op: Op, dtype: torch.dtype, operands: dict[str, Any], dim: int
+) -> None:
     """In float32 every step rounds anyway, and the CPU and the simulator never fuse two."""
     rounding = [True] if dtype != torch.float32 else [False, True]
     for casting_mode, scale in itertools.product(["gemma", "llama"], op.scale_kinds):
         offset = 1.0 if casting_mode == "llama" else 0.0
-        call = op.call((2,), dim, dtype, device, float32=float32, scale=scale)
+        call = op.call((2,), dim, dtype, device, scale=scale, **operands)
         call = call.under(casting_mode=casting_mode, weight_offset=offset)
         if call.may_be_contracted:
             pytest.skip("a GPU may fuse a product and a sum")
@@ -38,7 +41,7 @@ def test_equals_the_chain(device: str, op: Op, dtype: torch.dtype, float32: str,
 @pytest.mark.parametrize("dim", [16_400, 33_000])
 @each_op
 def test_equals_the_chain_in_long_rows(device: str, op: Op, dim: int, dtype: torch.dtype) -> None:
-    call = op.call((2,), dim, dtype, device, casting_mode="llama", float32="even")
+    call = op.call((2,), dim, dtype, device, casting_mode="llama", mixed=1)
     call = call.under(round_intermediates=True) if op.rounds else call
     assert_all_same_bits(call(), call.chain())
 
@@ -105,15 +108,15 @@ def test_a_row_gives_the_same_bits_in_any_batch(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=type_id)
 @pytest.mark.parametrize(
-    ("dim", "float32"),
-    [(128, "even"), (128, "odd"), (1000, "even"), (16_384, "odd"), (40_000, "even")],
+    ("dim", "operands"),
+    [(128, "float32"), (128, "mixed"), (1000, "mixed again"), (16_384, "mixed"), (40_000, "mixed")],
 )
 @each_op
 def test_alignment_does_not_change_a_bit(
-    device: str, op: Op, dim: int, float32: str, dtype: torch.dtype
+    device: str, op: Op, dim: int, operands: str, dtype: torch.dtype
 ) -> None:
-    """Each tensor at a storage offset that rules out 16-byte access, one at a time, and all."""
-    call = op.call((2,), dim, dtype, device, float32=float32, scale=op.scale_kinds[-1])
+    """Each tensor at a storage offset that rules out vector access, one at a time, and all."""
+    call = op.call((2,), dim, dtype, device, scale=op.scale_kinds[-1], **OPERANDS[operands])
     expected = call()
     for names in [*([name] for name in call.tensors), list(call.tensors)]:
         assert_all_same_bits(call.mapped(misaligned, names)(), expected)

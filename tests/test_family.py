@@ -256,7 +256,7 @@ def assert_follows(results: tuple[Tensor, ...], source: Dispatcher, call: Call) 
 
 
 def assert_refuses(call: Call) -> None:
-    """dim or top_k 0, buffers that differ in size or dtype."""
+    """dim or top_k 0, buffers that differ in size, activations that differ in dtype."""
 
     def refused(error: type[Exception], wrong: Call, outs: list[Tensor] | None = None) -> None:
         with pytest.raises(error, match=f"mlxnorm::{call.op.name}: "):
@@ -269,7 +269,8 @@ def assert_refuses(call: Call) -> None:
             refused(RuntimeError, call.mapped(lambda t: t[:, :0], [tensor.name]))
         if tensor.name != call.op.first and call.tensors[tensor.name] is not None:
             refused(RuntimeError, call.mapped(lambda t: t[..., :-1], [tensor.name]))
-            refused(TypeError, call.mapped(lambda t: t.to(other), [tensor.name]))
+            wrong = torch.int32 if tensor.name in call.op.operands else other
+            refused(TypeError, call.mapped(lambda t, to=wrong: t.to(to), [tensor.name]))
     for i in range(len(call.op.results)):
         outs = list(call.empty_outs())
         for error, wrong in ((RuntimeError, outs[i][:, :-1]), (TypeError, outs[i].to(other))):

@@ -6,7 +6,17 @@ import sys
 
 import pytest
 import torch
-from ops import Call, Op, ScaleKind, assert_all_same_bits, check, each_op, each_op_that, run
+from ops import (
+    OPERANDS,
+    Call,
+    Op,
+    ScaleKind,
+    assert_all_same_bits,
+    check,
+    each_op,
+    each_op_that,
+    run,
+)
 from tensors import BASE, LAYOUTS, randn, type_id
 from torch import Tensor
 
@@ -23,7 +33,7 @@ def in_layout(op: Op, layout: str, dtype: torch.dtype, device: str) -> Call:
         shape = (1, *shape)
     leading, top_k = (shape[:-2], shape[-2]) if experts else (shape[:-1], 1)
     scale: ScaleKind = "rows" if op.activates else "dim"
-    call = op.call(leading, shape[-1], dtype, device, top_k=top_k, scale=scale, float32="odd")
+    call = op.call(leading, shape[-1], dtype, device, top_k=top_k, scale=scale, mixed=1)
     return call.having(**{op.first: laid_out(0).view(shape)})
 
 
@@ -70,12 +80,12 @@ SHAPES_OF_ONE = [(), (1,), (1, 1, 1)]
 SHAPES_OF_DIM = [(40,), (1, 40), (1, 1, 1, 40)]
 
 
-@pytest.mark.parametrize("float32", ["none", "all"])
+@pytest.mark.parametrize("operands", ["same", "mixed"])
 @each_op_that(lambda op: op.named("scale"))
-def test_the_shape_decides_what_a_scale_is(device: str, op: Op, float32: str) -> None:
+def test_the_shape_decides_what_a_scale_is(device: str, op: Op, operands: str) -> None:
     (name,) = op.named("scale")
     for kind, shapes in (("one", SHAPES_OF_ONE), ("dim", SHAPES_OF_DIM)):
-        call = op.call((3,), 40, torch.float16, device, scale=kind, float32=float32)
+        call = op.call((3,), 40, torch.float16, device, scale=kind, **OPERANDS[operands])
         expected = check(call)
         for shape in shapes:
             assert_all_same_bits(call.mapped(lambda t, s=shape: t.view(s), [name])(), expected)

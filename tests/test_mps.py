@@ -33,7 +33,7 @@ def test_thread_order_does_not_change_a_bit(
     few as there may be."""
     dim = elements if dtype != torch.float32 else elements // 2
     rows = 3 if elements < 10_000 else 2
-    call = op.call((rows,), dim, dtype, "mps", float32="even", scale=op.scale_kinds[-1])
+    call = op.call((rows,), dim, dtype, "mps", mixed=1, scale=op.scale_kinds[-1])
     expected = call()
     if access == "scalar":
         call = call.mapped(misaligned, call.rowwise)
@@ -50,6 +50,22 @@ def test_thread_order_does_not_change_a_bit(
         torch.mps.synchronize()
         kernel = f"{op.name}_{LENGTHS[elements]}_{type_id(dtype)}_{access}"
         assert metal_sim._kernels_run() == [kernel]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=type_id)
+def test_a_16_bit_weight_beside_float32_needs_8_bytes(dtype: torch.dtype) -> None:
+    """What belongs to a word of float32. Other alignments take the scalar kernel."""
+    x = torch.ones(2, 256, device="mps")
+    storage = torch.ones(512, dtype=dtype, device="mps")
+    record = torch_mlxnorm.RmsNormRecord(torch.float32, 2, 256, weight_dtype=dtype, device="mps")
+    for offset in (0, 4, 8, 2, 1):
+        access = "vector" if offset % 4 == 0 else "scalar"
+        weight = storage[offset:][:256]
+        for run in (rms_norm, lambda x, weight: record(x, weight, torch.empty_like(x))):
+            with metal_sim.thread_order("forward"):
+                run(x, weight)
+                torch.mps.synchronize()
+                assert metal_sim._kernels_run() == [f"rms_norm_simd_2_float32_{access}"]
 
 
 def strided_rows(call: Call) -> Call:

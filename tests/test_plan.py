@@ -66,8 +66,9 @@ extern "C" int dispatch_rows(int dtype, int64_t rows, int64_t dim, int most, int
   return int(all.size());
 }
 
-extern "C" int aligned(const int64_t* strides, int64_t byte_offset, int dtype) {
-  return rows_aligned({strides[0], strides[1], strides[2], 1, 1}, byte_offset, DType(dtype));
+extern "C" int aligned(const int64_t* strides, int64_t byte_offset, int type, int dtype) {
+  return rows_aligned({strides[0], strides[1], strides[2], 1, 1}, byte_offset,
+                      operand_type_of(DType(type)), DType(dtype));
 }
 """
 
@@ -117,7 +118,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
         ctypes.c_int,
         ctypes.c_void_p,
     ]
-    loaded.aligned.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int]
+    loaded.aligned.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_int]
     return loaded
 
 
@@ -251,24 +252,34 @@ def test_huge_tensors_take_several_dispatches(library: ctypes.CDLL, dtype: str, 
 
 
 @pytest.mark.parametrize(
-    ("strides", "byte_offset", "dtype", "expected"),
+    ("strides", "byte_offset", "type", "activations", "expected"),
     [
-        ((2816, 0, 0), 0, "float16", True),
-        ((2816, 0, 0), 16, "float16", True),
-        ((2816, 0, 0), 2, "float16", False),
-        ((33, 0, 0), 0, "float32", False),
-        ((36, 0, 0), 0, "float32", True),
-        ((36, 0, 0), 0, "float16", False),
-        ((64, 9, 64), 0, "float32", False),
-        ((64, 64, 3), 0, "float32", False),
+        ((2816, 0, 0), 0, "float16", "float16", True),
+        ((2816, 0, 0), 16, "float16", "float16", True),
+        ((2816, 0, 0), 2, "float16", "float16", False),
+        ((33, 0, 0), 0, "float32", "float32", False),
+        ((36, 0, 0), 0, "float32", "float32", True),
+        ((36, 0, 0), 0, "float16", "float16", False),
+        ((64, 9, 64), 0, "float32", "float32", False),
+        ((64, 64, 3), 0, "float32", "float32", False),
+        # Beside float32, what belongs to a word is 8 bytes of 16-bit elements.
+        ((36, 0, 0), 8, "float16", "float32", True),
+        ((36, 0, 0), 4, "bfloat16", "float32", False),
+        ((34, 0, 0), 0, "bfloat16", "float32", False),
+        # Beside 16 bits, it is two words of float32.
+        ((36, 0, 0), 16, "float32", "bfloat16", True),
+        ((36, 0, 0), 8, "float32", "bfloat16", False),
+        ((36, 0, 0), 8, "float16", "bfloat16", False),
     ],
 )
 def test_alignment_of_rows(
     library: ctypes.CDLL,
     strides: tuple[int, int, int],
     byte_offset: int,
-    dtype: str,
+    type: str,
+    activations: str,
     expected: bool,
 ) -> None:
     values = (ctypes.c_int64 * 3)(*strides)
-    assert bool(library.aligned(values, byte_offset, DTYPES.index(dtype))) is expected
+    dtypes = DTYPES.index(type), DTYPES.index(activations)
+    assert bool(library.aligned(values, byte_offset, *dtypes)) is expected

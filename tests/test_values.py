@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import sys
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from ops import OPS, Op, assert_all_same_bits, check, each_op, each_op_and_types, each_op_that
-from oracle import assert_same_bits
+from oracle import assert_same_bits, different_bits
 from steps import activate_in_float32
 from tensors import DIMS, DTYPES, randn, type_id
 
@@ -33,8 +34,10 @@ def test_matches_reference(device: str, op: Op, dim: int, dtype: torch.dtype) ->
 
 @pytest.mark.parametrize("dim", [33, 704])
 @each_op_and_types
-def test_dtypes(device: str, op: Op, dim: int, dtype: torch.dtype, float32: str) -> None:
-    check(op.call((2, 3), dim, dtype, device, float32=float32))
+def test_dtypes(
+    device: str, op: Op, dim: int, dtype: torch.dtype, operands: dict[str, Any]
+) -> None:
+    check(op.call((2, 3), dim, dtype, device, **operands))
 
 
 @pytest.mark.parametrize("casting_mode", ["gemma", "llama"])
@@ -55,14 +58,10 @@ def test_options(
     options |= {"round_intermediates": True} if round_intermediates else {}
     activations = ACTIVATIONS if op.activates else [None]
     for scale, activation in itertools.product(op.scale_kinds, activations):
-        for dim, weight_offset, float32 in [
-            (96, 0.0, "odd"),
-            (96, 1.0, "none"),
-            (2816, 1.0, "odd"),
-        ]:
+        for dim, weight_offset, mixed in [(96, 0.0, 1), (96, 1.0, 0), (2816, 1.0, 2)]:
             options["weight_offset"] = weight_offset
             options |= {"activation": activation} if activation else {}
-            check(op.call((3,), dim, dtype, device, scale=scale, float32=float32, **options))
+            check(op.call((3,), dim, dtype, device, scale=scale, mixed=mixed, **options))
 
 
 @each_dtype
@@ -115,6 +114,20 @@ def test_activations_everywhere(device: str, activation: str, dtype: torch.dtype
         theirs = activate_in_float32(activation, scale)
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6, equal_nan=True)
         assert out.isnan().sum() == 2  # that of scale, in two rows
+
+
+@each_dtype
+@pytest.mark.parametrize("scale_dtype", DTYPES, ids=type_id)
+@pytest.mark.parametrize("activation", ACTIVATIONS[1:])
+def test_an_activated_scale_rounds_to_its_own_dtype(
+    device: str, activation: str, scale_dtype: torch.dtype, dtype: torch.dtype
+) -> None:
+    """With round_intermediates, as PyTorch's activations do; in float32, too."""
+    call = OPS["rms_norm_mul"].call((4,), 96, dtype, device, scale="rows", activation=activation)
+    call = call.mapped(lambda t: t.to(scale_dtype), ["scale"])
+    kept, rounded = check(call), check(call.under(round_intermediates=True))
+    changes = dtype != torch.float32 or scale_dtype != torch.float32
+    assert different_bits(kept[0], rounded[0]).any() == changes
 
 
 # ---- against PyTorch ----------------------------------------------------------------------------

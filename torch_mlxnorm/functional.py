@@ -11,9 +11,9 @@ for all of them. Beyond that, the other operators have in common:
 - **Activations**, the tensors ``[..., dim]``, have one shape, dtype and device; nothing is
   broadcast. Each has strides of its own. Results have their shape and dtype, are contiguous, and
   are rounded once, when they are written; everything before is float32.
-- **Weights** are ``[dim]``. Weights, ``scale``, ``layer_scalar`` and ``routing_weights`` have, each
-  for itself, the activations' dtype or float32. ``weight_offset`` is added to every weight,
-  ``casting_mode`` holds inside every ``N``.
+- **Weights** are ``[dim]``. Weights, ``scale``, ``layer_scalar`` and ``routing_weights`` are, each
+  for itself, float32, float16 or bfloat16, whatever the activations are, whose dtype the results
+  keep. ``weight_offset`` is added to every weight, ``casting_mode`` holds inside every ``N``.
 - **scale and layer_scalar** have one element, in any shape, or the shape ``[dim]``, leading ones
   allowed. Other shapes, such as ``[rows, 1]``, are errors: nothing is broadcast along rows.
 - **round_intermediates** ``False`` keeps float32 between the steps, which is more accurate: a
@@ -131,7 +131,7 @@ def rms_norm(
         x: ``[..., dim]``, float32, float16 or bfloat16, ``dim`` at least 1. Any strides: rows
             whose last dimension has stride 1 are read where they are when the leading dimensions
             fold into at most three, other layouts are made contiguous first.
-        weight: ``[dim]``, of x's dtype or float32, on x's device. ``None`` means 1, and then
+        weight: ``[dim]``, float32, float16 or bfloat16, on x's device. ``None`` means 1, and then
             ``weight_offset`` and ``casting_mode`` have no effect.
         eps: added to the mean of the squares.
         weight_offset: added to the weight in float32; 1.0 for checkpoints that store
@@ -184,8 +184,8 @@ def rms_norm_mul(
 
     Args:
         x: ``[..., dim]``, float32, float16 or bfloat16.
-        weight: ``[dim]``, of x's dtype or float32, or ``None``.
-        scale: x's shape, ``[dim]`` or one element, of x's dtype or float32.
+        weight: ``[dim]`` or ``None``.
+        scale: x's shape, ``[dim]`` or one element.
         activation: of scale. ``"none"``: ``scale``; ``"silu"``: ``scale * sigmoid(scale)``;
             ``"gelu_tanh"``: ``0.5 * scale * (1 + tanh(sqrt(2 / pi) * (scale + 0.044715 *
             scale**3)))``; ``"sigmoid"``.
@@ -227,7 +227,7 @@ def rms_norm_triple(
 
     Args:
         x: ``[..., dim]``, float32, float16 or bfloat16.
-        weight_a, weight_b, weight_c: ``[dim]``, each of x's dtype or float32, or ``None``.
+        weight_a, weight_b, weight_c: ``[dim]`` or ``None`` each.
         eps, weight_offset, casting_mode: see :func:`rms_norm`.
         out: see :mod:`torch_mlxnorm.functional`.
 
@@ -261,7 +261,7 @@ def add_rms_norm(
 
     Args:
         x, residual: ``[..., dim]``, float32, float16 or bfloat16.
-        weight: ``[dim]``, of x's dtype or float32, or ``None``.
+        weight: ``[dim]`` or ``None``.
         eps, weight_offset, casting_mode: see :func:`rms_norm`.
         round_intermediates, out: see :mod:`torch_mlxnorm.functional`.
 
@@ -296,8 +296,8 @@ def rms_norm_add(
 
     Args:
         x, residual: ``[..., dim]``, float32, float16 or bfloat16.
-        weight: ``[dim]``, of x's dtype or float32, or ``None``.
-        scale: ``[dim]`` or one element, of x's dtype or float32. ``None`` means 1.
+        weight: ``[dim]`` or ``None``.
+        scale: ``[dim]`` or one element. ``None`` means 1.
         eps, weight_offset, casting_mode: see :func:`rms_norm`.
         round_intermediates, out: see :mod:`torch_mlxnorm.functional`.
 
@@ -335,8 +335,8 @@ def rms_norm_add_rms_norm(
 
     Args:
         x, residual: ``[..., dim]``, float32, float16 or bfloat16.
-        weight, next_weight: ``[dim]``, each of x's dtype or float32, or ``None``.
-        scale: ``[dim]`` or one element, of x's dtype or float32. ``None`` means 1.
+        weight, next_weight: ``[dim]`` or ``None`` each.
+        scale: ``[dim]`` or one element. ``None`` means 1.
         eps, weight_offset, casting_mode: see :func:`rms_norm`; the same for both norms.
         round_intermediates, out: see :mod:`torch_mlxnorm.functional`.
 
@@ -377,7 +377,7 @@ def fused_post_attn_triple_norm(
 
     Args:
         hidden, attn_out: ``[..., dim]``, float32, float16 or bfloat16.
-        post_attn_weight: ``[dim]``, of hidden's dtype or float32.
+        post_attn_weight: ``[dim]``.
         weight_a, weight_b, weight_c: the same, or ``None``.
         eps, weight_offset, casting_mode: see :func:`rms_norm`; the same for all norms.
         round_intermediates, out: see :mod:`torch_mlxnorm.functional`.
@@ -421,8 +421,8 @@ def fused_post_ff_norm2_endlayer(
 
     Args:
         attn_out, moe_accum, residual: ``[..., dim]``, float32, float16 or bfloat16.
-        w2, w3: ``[dim]``, each of attn_out's dtype or float32.
-        layer_scalar: ``[dim]`` or one element, of attn_out's dtype or float32.
+        w2, w3: ``[dim]``.
+        layer_scalar: ``[dim]`` or one element.
         eps, weight_offset, casting_mode: see :func:`rms_norm`; the same for both norms.
         round_intermediates, out: see :mod:`torch_mlxnorm.functional`.
 
@@ -467,10 +467,10 @@ def fused_moe_wsum_post_ff_norm2_endlayer(
 
     Args:
         expert_outputs: ``[..., top_k, dim]``, float32, float16 or bfloat16, ``top_k`` at least 1.
-        routing_weights: ``[..., top_k]``, of expert_outputs' dtype or float32.
+        routing_weights: ``[..., top_k]``.
         attn_out, residual: ``[..., dim]``, of expert_outputs' dtype.
-        w2, w3: ``[dim]``, each of expert_outputs' dtype or float32.
-        layer_scalar: ``[dim]`` or one element, of expert_outputs' dtype or float32.
+        w2, w3: ``[dim]``.
+        layer_scalar: ``[dim]`` or one element.
         eps, weight_offset, casting_mode: see :func:`rms_norm`; the same for both norms.
         round_intermediates, out: see :mod:`torch_mlxnorm.functional`.
 

@@ -29,7 +29,7 @@ class RmsNormRecord(_C.RmsNormRecord):
         dim: size of the last dimension; at least 1.
         eps, weight_offset, casting_mode: see :func:`torch_mlxnorm.rms_norm`.
         has_weight: whether calls bring a weight.
-        weight_dtype: of the weight: ``dtype`` (``None`` means that) or float32.
+        weight_dtype: of the weight: float32, float16 or bfloat16; ``None`` means ``dtype``.
         device: of all tensors; ``None`` means ``torch.get_default_device()``.
 
     Calls take ``x`` and ``out``, contiguous tensors of ``rows * dim`` elements whose last dimension
@@ -65,16 +65,12 @@ class RmsNormRecord(_C.RmsNormRecord):
             raise ValueError(
                 f"mlxnorm::RmsNormRecord: rows and dim must be at least 1, got {rows} and {dim}"
             )
-        if dtype not in (torch.float32, torch.float16, torch.bfloat16):
-            raise TypeError(
-                "mlxnorm::RmsNormRecord: dtype must be float32, float16 or bfloat16, "
-                f"got {str(dtype).removeprefix('torch.')}"
-            )
-        if weight_dtype not in (dtype, torch.float32):
-            raise TypeError(
-                f"mlxnorm::RmsNormRecord: weight_dtype must be {str(dtype).removeprefix('torch.')} "
-                f"(as dtype) or float32, got {str(weight_dtype).removeprefix('torch.')}"
-            )
+        for name, value in (("dtype", dtype), ("weight_dtype", weight_dtype)):
+            if value not in (torch.float32, torch.float16, torch.bfloat16):
+                raise TypeError(
+                    f"mlxnorm::RmsNormRecord: {name} must be float32, float16 or bfloat16, "
+                    f"got {str(value).removeprefix('torch.')}"
+                )
         like = torch.empty(0, dtype=dtype, device=device)
         super().__init__(
             torch.ops.mlxnorm._bake_rms_norm(

@@ -13,20 +13,20 @@
 namespace mlxnorm::mps {
 namespace {
 
-bool is_aligned(const Rows& rows, DType dtype) {
-  return rows_aligned(rows.layout, byte_offset(*rows.tensor), dtype);
+bool is_aligned(const Rows& rows, OperandType type, DType dtype) {
+  return rows_aligned(rows.layout, byte_offset(*rows.tensor), type, dtype);
 }
 
 bool all_aligned(const NormCall& call, const RowsOfCall& rows, const at::Tensor* const* outs,
                  int out_count) {
   bool aligned = rows.expert_stride * size_of(rows.dtype) % kWordBytes == 0;
   for (int i = 0; i < kMaxInputs && call.input(i); ++i) {
-    aligned = aligned && is_aligned(rows.inputs[i], rows.dtype);
+    aligned = aligned && is_aligned(rows.inputs[i], operand_type_of(rows.dtype), rows.dtype);
   }
   for (int i = 0; i < kRoutingWeights; ++i) {
     if (call.operand(i) && !(i == kScale && rows.scale_is_scalar)) {
-      const bool wide = operand_type(rows.operand_types, i) == kFloat32;
-      aligned = aligned && is_aligned(rows.operands[i], wide ? DType::float32 : rows.dtype);
+      const OperandType type = operand_type(rows.operand_types, i);
+      aligned = aligned && is_aligned(rows.operands[i], type, rows.dtype);
     }
   }
   for (int i = 0; i < out_count; ++i) {
@@ -99,14 +99,19 @@ Launch prepare(PipelineKey key, int64_t rows, int64_t dim, bool aligned) {
   return {pipeline(key), key.plan.threads, dispatches(key.plan, rows)};
 }
 
-PipelineKey key_of(Op op, DType dtype, uint32_t operand_types, const NormOptions& options) {
+PipelineKey key_of(Op op, DType dtype, uint32_t operand_types, const NormOptions& options,
+                   Activation activation = kNoActivation, bool scale_is_scalar = false) {
   const bool rounds = dtype != DType::float32;
+  const bool rounds_scale =
+      activation != kNoActivation && operand_type(operand_types, kScale) != kFloat32;
   PipelineKey key{};
   key.op = op;
   key.dtype = dtype;
   key.operand_types = operand_types;
+  key.scale_is_scalar = scale_is_scalar;
+  key.activation = activation;
   key.round_before_weight = rounds && options.casting_mode == CastingMode::llama;
-  key.round_intermediates = rounds && options.round_intermediates;
+  key.round_intermediates = (rounds || rounds_scale) && options.round_intermediates;
   return key;
 }
 
@@ -128,9 +133,8 @@ void run_launch(const Launch& launch, const Bindings& bindings, NormParams param
 
 void run_call(const NormCall& call, const at::Tensor* const* outs, int out_count) {
   const RowsOfCall rows(call);  // copies, where needed at all, are encoded before ours
-  PipelineKey key = key_of(call.op(), rows.dtype, rows.operand_types, call.options());
-  key.scale_is_scalar = rows.scale_is_scalar;
-  key.activation = call.activation();
+  const PipelineKey key = key_of(call.op(), rows.dtype, rows.operand_types, call.options(),
+                                 call.activation(), rows.scale_is_scalar);
   const bool aligned = all_aligned(call, rows, outs, out_count);
   run_launch(prepare(key, rows.count, rows.dim, aligned), bindings_of(call, rows, outs, out_count),
              params_of(rows, call.options()));
@@ -184,7 +188,9 @@ class MpsRecord : public RmsNormRecord {
     bool aligned = byte_offset(x) % kWordBytes == 0 && byte_offset(out) % kWordBytes == 0;
     if (weight.has_value()) {
       bindings.set(kOperandBuffer, *weight);
-      aligned = aligned && byte_offset(*weight) % kWordBytes == 0;
+      const OperandType type = operand_type(spec().operand_types(), 0);
+      const int64_t alignment = alignment_of(type, dtype_of(spec().dtype));
+      aligned = aligned && byte_offset(*weight) % alignment == 0;
     }
     bindings.set(kOutputBuffer, out);
     if (!aligned && !unaligned_.has_value()) {
@@ -206,17 +212,16 @@ void warm_up(const at::Tensor& like, std::string_view op_name, int64_t dim,
   TORCH_CHECK_VALUE(dim <= kMaxDim, "mlxnorm::warm_up: dims must be at most ", kMaxDim, " on ",
                     like.device(), ", got ", dim);
   const Op op = op_of(op_name);
-  PipelineKey key = key_of(
-      op, dtype_of(like.scalar_type()), 0,
-      make_options(op, /*eps=*/0.0, /*weight_offset=*/0.0, casting_mode, round_intermediates));
+  uint32_t operand_types = 0;
   for (int i = 0; i < kOperands; ++i) {
     if (const OptionalTensor operand = operands.get(i)) {
-      key.operand_types |= pack_operand_type(
-          i, operand->scalar_type() == like.scalar_type() ? kAsActivation : kFloat32);
+      operand_types |= pack_operand_type(i, operand_type_of(dtype_of(operand->scalar_type())));
     }
   }
-  key.scale_is_scalar = scale_is_scalar;
-  key.activation = parse_activation(op, activation);
+  const PipelineKey key = key_of(
+      op, dtype_of(like.scalar_type()), operand_types,
+      make_options(op, /*eps=*/0.0, /*weight_offset=*/0.0, casting_mode, round_intermediates),
+      parse_activation(op, activation), scale_is_scalar);
   for (const bool aligned : {true, false}) {
     if (aligned || (unaligned && kernel_choice() != KernelChoice::vector)) {
       // What is prefetched depends on whether rows are few.

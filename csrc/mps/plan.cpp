@@ -127,11 +127,14 @@ std::vector<Dispatch> dispatches(const Plan& plan, int64_t rows) {
   return result;
 }
 
-bool rows_aligned(const RowLayout& layout, int64_t byte_offset, DType dtype) {
-  const auto aligned = [&](int64_t elements) {
-    return elements * size_of(dtype) % kWordBytes == 0;
-  };
-  return byte_offset % kWordBytes == 0 && aligned(layout.stride0) && aligned(layout.stride1) &&
+int64_t alignment_of(OperandType type, DType dtype) {
+  return std::min<int64_t>(kWordBytes, kWordBytes / size_of(dtype) * element_size(type));
+}
+
+bool rows_aligned(const RowLayout& layout, int64_t byte_offset, OperandType type, DType dtype) {
+  const int64_t alignment = alignment_of(type, dtype), size = element_size(type);
+  const auto aligned = [=](int64_t elements) { return elements * size % alignment == 0; };
+  return byte_offset % alignment == 0 && aligned(layout.stride0) && aligned(layout.stride1) &&
          aligned(layout.stride2);
 }
 

@@ -50,8 +50,12 @@ struct Dispatch {
 
 std::vector<Dispatch> dispatches(const Plan& plan, int64_t rows);
 
-// Do rows that start at byte_offset and lie as `layout` says all begin on a 16-byte boundary?
-bool rows_aligned(const RowLayout& layout, int64_t byte_offset, DType dtype);
+// The boundary on which rows of `type` must begin for vector access beside activations of `dtype`:
+// a word's, or half of one if that is what belongs to a word of activations.
+int64_t alignment_of(OperandType type, DType dtype);
+
+// Do rows of `type` that start at byte_offset and lie as `layout` says all begin so?
+bool rows_aligned(const RowLayout& layout, int64_t byte_offset, OperandType type, DType dtype);
 
 // The name that the kernel was instantiated with: "rms_norm_row_2_float16_vector".
 std::string function_name(Op op, const Plan& plan, DType dtype);

@@ -22,16 +22,32 @@ struct RowPointers {
 };
 
 template <typename T>
-inline bool is_float32(const NormArguments& call, int operand) {
-  return !std::is_same_v<T, float> && operand_type(call.operand_types, operand) == kFloat32;
+constexpr OperandType kOperandType = std::is_same_v<T, float>       ? kFloat32
+                                     : std::is_same_v<T, c10::Half> ? kFloat16
+                                                                    : kBFloat16;
+
+// f(values), with values as what the operand is made of: mostly the activations' T, which is asked
+// for first.
+template <typename T, typename F>
+[[gnu::always_inline]] inline auto with_type(OperandType type, const void* values, const F& f) {
+  if (type == kOperandType<T>) {
+    return f(static_cast<const T*>(values));
+  }
+  switch (type) {
+    case kFloat16:
+      return f(static_cast<const c10::Half*>(values));
+    case kBFloat16:
+      return f(static_cast<const c10::BFloat16*>(values));
+    default:
+      return f(static_cast<const float*>(values));
+  }
 }
 
-template <typename T>
 inline const void* operand_row(const NormArguments& call, int operand, const RowLayout& layout,
                                int64_t row) {
-  const int64_t offset = row_offset(layout, uint64_t(row));
+  const int64_t size = element_size(operand_type(call.operand_types, operand));
   return static_cast<const char*>(call.operands[operand]) +
-         offset * int64_t(is_float32<T>(call, operand) ? sizeof(float) : sizeof(T));
+         row_offset(layout, uint64_t(row)) * size;
 }
 
 template <typename Formula, typename T>
@@ -42,9 +58,9 @@ inline RowPointers<T> row_of(const NormArguments& call, int64_t row) {
         static_cast<const T*>(call.inputs[k]) + row_offset(call.input_rows[k], uint64_t(row));
   }
   if constexpr (Formula::kHasScale) {
-    result.scale = operand_row<T>(call, kScale, call.scale_rows, row);
+    result.scale = operand_row(call, kScale, call.scale_rows, row);
   }
-  result.routing_weights = operand_row<T>(call, kRoutingWeights, call.routing_rows, row);
+  result.routing_weights = operand_row(call, kRoutingWeights, call.routing_rows, row);
   for (int k = 0; k < Formula::kOutputs; ++k) {
     result.outputs[k] = static_cast<T*>(call.outputs[k]) + row * call.dim;
   }
@@ -86,7 +102,7 @@ struct RowBlock {
       return scale();
     }
     const Block activated = mlxnorm::activated(call.activation, scale());
-    return is_float32<T>(call, kScale) ? activated : rounded(activated);
+    return call.options.round_intermediates ? rounded_as(kScale, activated) : activated;
   }
 
   Block expert_sum() const {
@@ -113,13 +129,24 @@ struct RowBlock {
   }
 
   Block operand(int index, const void* values) const {
-    return is_float32<T>(call, index) ? load(static_cast<const float*>(values))
-                                      : load(static_cast<const T*>(values));
+    return with_type<T>(operand_type(call.operand_types, index), values,
+                        [this](auto* typed) { return load(typed); });
   }
 
   float element(int index, const void* values, int64_t k) const {
-    return is_float32<T>(call, index) ? static_cast<const float*>(values)[k]
-                                      : float(static_cast<const T*>(values)[k]);
+    return with_type<T>(operand_type(call.operand_types, index), values,
+                        [k](auto* typed) { return float(typed[k]); });
+  }
+
+  Block rounded_as(int index, Block x) const {
+    switch (operand_type(call.operand_types, index)) {
+      case kFloat16:
+        return round_to<c10::Half>(x);
+      case kBFloat16:
+        return round_to<c10::BFloat16>(x);
+      default:
+        return x;
+    }
   }
 
   Block scale() const {
@@ -209,7 +236,7 @@ void norm_rows(const NormArguments& call, int64_t begin, int64_t end, float* scr
 template <typename Formula, typename T>
 bool is_plain(const NormArguments& call) {
   for (int i = 0; i < Formula::kWeights; ++i) {
-    if (operand_type(call.operand_types, i) != kAsActivation) {
+    if (operand_type(call.operand_types, i) != kOperandType<T>) {
       return false;
     }
   }
