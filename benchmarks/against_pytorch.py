@@ -8,18 +8,13 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from compositions import COMPOSITIONS
-from timing import Times, time_interleaved
 from torch import Tensor
 
 import torch_mlxnorm
+from torch_mlxnorm._calls import activations
+from torch_mlxnorm._timing import Times, time_interleaved, waiting_for
 
 TOP_K = 8  # experts a token
-
-
-def activations(shape: list[int], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
-    """Like a residual stream: most channels near 1, a few larger by orders of magnitude."""
-    channels = torch.exp(torch.randn(shape[-1], generator=generator))
-    return (torch.randn(shape, generator=generator) * channels).to(dtype)
 
 
 def as_tuple(results: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -140,6 +135,6 @@ def time_against_pytorch(case: Case, turns: int = 15) -> Times:
     }
     return time_interleaved(
         {name: candidate for name, candidate in candidates.items() if candidate is not None},
-        device=case.device,
+        wait=waiting_for(case.device),
         turns=turns,
     )

@@ -3,11 +3,11 @@ compiled, the fused ops against the same computed without them (see compositions
 
     python benchmarks/cpu.py [--op NAME] [--shape ROWSxDIM] [--dtype NAME]
 
-Every figure is the median of interleaved turns (see timing.py). Ours and singles, which is rms_norm
-and PyTorch's operators, write to `out=`; compiled, the results are copied to the outs, which
-Inductor fuses into its kernels; eager has no out, but its fresh results cost no page faults,
-because freed memory is kept. The copy moves as many bytes as the op reads and writes, each input
-and out once. All of it takes about five minutes, a good part of which Inductor compiles.
+Every figure is the median of interleaved turns (see torch_mlxnorm/_timing.py). Ours and singles,
+which is rms_norm and PyTorch's operators, write to `out=`; compiled, the results are copied to the
+outs, which Inductor fuses into its kernels; eager has no out, but its fresh results cost no page
+faults, because freed memory is kept. The copy moves as many bytes as the op reads and writes, each
+input and out once. All of it takes about five minutes, a good part of which Inductor compiles.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from against_pytorch import Case, time_against_pytorch
 from compositions import COMPOSITIONS
-from timing import keep_freed_memory, stolen, time_interleaved
 
 import torch_mlxnorm
+from torch_mlxnorm._timing import keep_freed_memory, stolen, time_interleaved
 
 SHAPES = ["1x2816", "16x2816", "512x2816", "2048x2816", "4096x4096", "65536x128"]
 DTYPES = ["float32", "bfloat16", "float16"]

@@ -14,12 +14,11 @@ import sys
 from pathlib import Path
 
 import torch
-from timing import keep_freed_memory
 from torch import Tensor
 
+from torch_mlxnorm._timing import keep_freed_memory
+
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-# What the last rounding may cost, and for float32 its arithmetic as well; "llama" rounds twice.
-TOLERANCE = {torch.float32: 1e-6, torch.float16: 2.0**-10, torch.bfloat16: 2.0**-7}
 
 
 def select_device(wanted: str) -> str:
@@ -55,22 +54,19 @@ def main() -> int:
 
     import torch_mlxnorm
     from torch_mlxnorm import reference
+    from torch_mlxnorm._exactness import Comparison, compare, rounds_between
 
-    def largest_error(op: str, case: Case) -> float:
-        """Of the op's results, in units of the value, as a dtype rounds; where summands cancel,
-        in units of what they would add up to."""
+    def comparisons(op: str, case: Case) -> list[Comparison]:
         actual = getattr(torch_mlxnorm, op)(*case.arguments, **case.keywords)
         exact = getattr(reference, op)
         expected = exact(*case.arguments, **case.keywords)
-        summands = exact(
+        magnitude = exact(
             *map(absolute, case.arguments),
             **{name: absolute(value) for name, value in case.keywords.items()},
         )
-        errors = [
-            ((a.cpu().double() - e).abs() / e.abs().max(s.abs()).clamp(min=2.0**-14)).max()
-            for a, e, s in zip(*map(as_tuple, (actual, expected, summands)), strict=True)
-        ]
-        return torch.stack(errors).max().item()  # NaN if there is one
+        rounded = rounds_between(case.dtype, case.keywords)
+        everything = zip(*map(as_tuple, (actual, expected, magnitude)), strict=True)
+        return [compare(a, e, m, rounded=rounded) for a, e, m in everything]
 
     timed = wanted != "sim"
     where = f"{device}, {arguments.threads} thread(s), times with out=, speed-up over"
@@ -96,8 +92,9 @@ def main() -> int:
                 shapes=use.shapes,
                 options=use.options,
             )
-            error = largest_error(use.op, case)
-            ok = error <= TOLERANCE[dtype] * (2 if use.casting_mode == "llama" else 1)
+            results = comparisons(use.op, case)
+            ok = not any(result.wrong for result in results)
+            error = max(result.largest_error for result in results)
             passed.setdefault(use.op, []).append(ok)
 
             line = (
@@ -112,11 +109,11 @@ def main() -> int:
                     ratio = f"{times.speedup('ours', over=name):.2f}x" if known else "-"
                     line += f"{ratio:>{width}}"
             print(line if ok else line + "  WRONG", flush=True)
-    results = [ok for results in passed.values() for ok in results]
+    verdicts = [ok for verdicts in passed.values() for ok in verdicts]
     print(
-        f"{len(passed)} ops: {sum(results)} of {len(results)} results match the float64 reference"
+        f"{len(passed)} ops: {sum(verdicts)} of {len(verdicts)} results match the float64 reference"
     )
-    return 0 if all(results) else 1
+    return 0 if all(verdicts) else 1
 
 
 if __name__ == "__main__":

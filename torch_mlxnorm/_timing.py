@@ -52,26 +52,28 @@ def stolen() -> int:
         return int(stat.readline().split()[8])
 
 
-def synchronize(device: str) -> None:
-    if device == "mps":
-        torch.mps.synchronize()
+def waiting_for(device: str) -> Callable[[], object]:
+    """What returns when the device has done all it was given."""
+    return torch.mps.synchronize if device == "mps" else lambda: None
 
 
 def time_interleaved(
     candidates: Mapping[str, Callable[[], object]],
     *,
-    device: str = "cpu",
+    wait: Callable[[], object] = lambda: None,
+    host_only: bool = False,
     turns: int = 15,
     seconds_per_turn: float = 0.004,
 ) -> Times:
-    """Each turn calls every candidate for about `seconds_per_turn`, in rotating order."""
+    """Each turn calls every candidate for about `seconds_per_turn`, in rotating order, and waits
+    for the device once at the end of it; with `host_only` that is not part of the time."""
     calls = {}
     for name, candidate in candidates.items():
         candidate()  # compiles, allocates, warms up
-        synchronize(device)
+        wait()
         start = time.perf_counter()
         candidate()
-        synchronize(device)
+        wait()
         once = time.perf_counter() - start
         calls[name] = max(1, int(seconds_per_turn / max(once, 1e-7)))
     names = list(candidates)
@@ -87,8 +89,10 @@ def time_interleaved(
             start = time.perf_counter()
             for _ in range(count):
                 candidate()
-            synchronize(device)
-            turn[name] = (time.perf_counter() - start) / count
+            given = time.perf_counter()
+            wait()
+            end = given if host_only else time.perf_counter()
+            turn[name] = (end - start) / count
         # When nearly every turn is disturbed, disturbed turns are all there is.
         if stolen() == before or attempts > 4 * turns:
             for name, seconds in turn.items():

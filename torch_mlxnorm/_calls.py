@@ -1,0 +1,171 @@
+"""Calls of every operator with tensors that fit it, made from its schema."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+import torch_mlxnorm
+from torch_mlxnorm import reference
+
+Role = Literal["activation", "experts", "weight", "scale", "routing_weights"]
+ScaleKind = Literal["one", "dim", "rows"]
+TOP_K = 8  # experts a token
+
+
+def role(name: str) -> Role:
+    """What an operator's tensor argument of this name is."""
+    special: dict[str, Role] = {
+        "expert_outputs": "experts",
+        "routing_weights": "routing_weights",
+        "scale": "scale",
+        "layer_scalar": "scale",
+        "w2": "weight",
+        "w3": "weight",
+    }
+    return special.get(name, "weight" if "weight" in name else "activation")
+
+
+def activations(shape: list[int], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    """Like a residual stream: most channels near 1, a few larger by orders of magnitude."""
+    channels = torch.exp(torch.randn(shape[-1], generator=generator))
+    return (torch.randn(shape, generator=generator) * channels).to(dtype)
+
+
+@dataclass(frozen=True)
+class Operator:
+    """What the schema says."""
+
+    name: str
+    tensors: dict[str, Role]
+    optional: list[str]
+    options: list[str]
+    outs: list[str]
+
+    @classmethod
+    def named(cls, name: str) -> Operator:
+        arguments = getattr(torch.ops.mlxnorm, name).out._schema.arguments
+        given = [a for a in arguments if not a.is_out]
+        tensors = [a for a in given if "Tensor" in str(a.type)]
+        return cls(
+            name,
+            {a.name: role(a.name) for a in tensors},
+            [a.name for a in tensors if "Optional" in str(a.type)],
+            [a.name for a in given if a not in tensors],
+            [a.name for a in arguments if a.is_out],
+        )
+
+    @property
+    def has_scale(self) -> bool:
+        return "scale" in self.tensors.values()
+
+
+def operators() -> list[Operator]:
+    """All that are registered."""
+    prefix, suffix = "mlxnorm::", ".out"
+    registered = (
+        name.removeprefix(prefix).removesuffix(suffix)
+        for name in torch._C._dispatch_get_all_op_names()
+        if name.startswith(prefix) and name.endswith(suffix)
+    )
+    return [Operator.named(name) for name in sorted(registered) if not name.startswith("_")]
+
+
+@dataclass(frozen=True)
+class Call:
+    """An operator with its arguments."""
+
+    operator: Operator
+    tensors: dict[str, Tensor | None]
+    options: dict[str, Any]
+
+    def __call__(self) -> tuple[Tensor, ...]:
+        return self._results_of(torch_mlxnorm, self.tensors)
+
+    def write(self, outs: tuple[Tensor, ...]) -> None:
+        given = outs if len(outs) > 1 else outs[0]
+        function = getattr(torch_mlxnorm, self.operator.name)
+        function(**self.tensors, **self.options, out=given)
+
+    def again(self) -> Iterator[tuple[Tensor, ...]]:
+        """Results of call after call, in fresh tensors and in outs by turns."""
+        outs = self.empty_outs()
+        while True:
+            yield self()
+            self.write(outs)
+            yield outs
+
+    def reference(self) -> tuple[Tensor, ...]:
+        return self._results_of(reference, self.tensors)
+
+    def magnitudes(self) -> tuple[Tensor, ...]:
+        """What the summands of the results add up to, their signs left out."""
+        absolute = {name: t if t is None else t.abs() for name, t in self.tensors.items()}
+        return self._results_of(reference, absolute)
+
+    def _results_of(self, module: Any, tensors: dict[str, Tensor | None]) -> tuple[Tensor, ...]:
+        results = getattr(module, self.operator.name)(**tensors, **self.options)
+        return (results,) if isinstance(results, Tensor) else tuple(results)
+
+    @property
+    def activation(self) -> Tensor:
+        """One that is as the results are."""
+        roles = self.operator.tensors
+        return next(t for name, t in self.present.items() if roles[name] == "activation")
+
+    @property
+    def present(self) -> dict[str, Tensor]:
+        return {name: t for name, t in self.tensors.items() if t is not None}
+
+    def empty_outs(self) -> tuple[Tensor, ...]:
+        return tuple(torch.empty_like(self.activation) for _ in self.operator.outs)
+
+    @property
+    def bytes_moved(self) -> int:
+        """Each input read once, each result written once."""
+        results = len(self.operator.outs) * self.activation.nbytes
+        return sum(t.nbytes for t in self.present.values()) + results
+
+    def first_row(self) -> Call:
+        """The same, of the first row alone."""
+        first = {name: t[:1] for name, t in self.present.items() if t.dim() > 1}
+        return Call(self.operator, self.tensors | first, self.options)
+
+
+def make_call(
+    operator: Operator,
+    rows: int,
+    dim: int,
+    dtype: torch.dtype,
+    device: str = "cpu",
+    *,
+    operand_dtype: torch.dtype | None = None,
+    missing: Collection[str] = (),
+    scale: ScaleKind = "dim",
+    **options: Any,
+) -> Call:
+    """With random tensors, the same in every run. `operand_dtype` is that of weights, scales and
+    routing weights (None: `dtype`)."""
+    generator = torch.Generator().manual_seed(rows * dim)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    operand_dtype = operand_dtype or dtype
+    scale_shape = {"one": (1,), "dim": (dim,), "rows": (rows, dim)}[scale]
+    make: dict[Role, Callable[[], Tensor]] = {
+        "activation": lambda: activations([rows, dim], dtype, generator),
+        "experts": lambda: activations([rows, TOP_K, dim], dtype, generator),
+        "weight": lambda: normal(dim).to(operand_dtype),
+        "scale": lambda: normal(*scale_shape).to(operand_dtype),
+        "routing_weights": lambda: normal(rows, TOP_K).softmax(-1).to(operand_dtype),
+    }
+    tensors = {
+        name: None if name in missing else make[role]().to(device)
+        for name, role in operator.tensors.items()
+    }
+    return Call(operator, tensors, options)
