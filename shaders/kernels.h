@@ -331,20 +331,20 @@ METAL_FUNC void norm_in_memory(thread const Tensors<T>& tensors, constant NormPa
   Prefetched<Formula, T, kVector> nothing;
   RowWord<Formula, T, kVector> row = {&tensors, &nothing, &params, 0, 0.0f};
 
-  float sum = 0.0f;
+  CompensatedSum first = {0.0f, 0.0f};
   for (row.word = thread_index; row.word < words; row.word += thread_count) {
-    sum += sum_of_squares(Formula::first(row));
+    first.add(sum_of_squares(Formula::first(row)));
   }
-  const float scale = inverse_rms(threads.sum(sum, 0), params.inverse_dim, params.eps);
+  const float scale = inverse_rms(threads.sum(first.sum, 0), params.inverse_dim, params.eps);
 
   float last_scale = scale;
   if (Formula::kSums == 2) {
     row.inverse_rms = scale;
-    sum = 0.0f;
+    CompensatedSum second = {0.0f, 0.0f};
     for (row.word = thread_index; row.word < words; row.word += thread_count) {
-      sum += sum_of_squares(SecondSum<Formula>::values(row, Formula::first(row)));
+      second.add(sum_of_squares(SecondSum<Formula>::values(row, Formula::first(row))));
     }
-    last_scale = inverse_rms(threads.sum(sum, 1), params.inverse_dim, params.eps);
+    last_scale = inverse_rms(threads.sum(second.sum, 1), params.inverse_dim, params.eps);
   }
 
   for (row.word = thread_index; row.word < words; row.word += thread_count) {

@@ -252,6 +252,19 @@ METAL_FUNC float sum_of_squares(ValuesOf<T> values) {
   return sum;
 }
 
+// A sum of any number of terms. What an addition rounds away goes into the next one (Kahan), so the
+// error stays within two roundings where a plain sum's grows with their number.
+struct CompensatedSum {
+  float sum, lost;
+
+  METAL_FUNC void add(float v) {
+    const float term = v + lost;
+    const float next = sum + term;
+    lost = isfinite(next) ? term - (next - sum) : 0.0f;
+    sum = next;
+  }
+};
+
 // Over `lanes` neighbouring threads of a SIMD group, a power of two; the result in each of them.
 METAL_FUNC float lanes_sum(float v, uint lanes) {
   for (uint distance = lanes / 2; distance > 0; distance /= 2) {

@@ -34,17 +34,14 @@ EXP = 8 * HALF_UNIT
 GELU_ARGUMENT = 5 * HALF_UNIT
 
 
-def inverse_rms_error(dtype: torch.dtype, dim: int) -> float:
-    """Of a sum of squares; then of a division, a sum, a square root and a reciprocal.
-
-    Kernels add in 64 or more partial sums. Squares of float32 values err at random, which averages
-    out: up to dim 100 000 kernels were seen to err by 3 half units of the 8 here. Squares of 16-bit
-    values have so few bits that all errors of a partial sum may have one sign: a half unit for each
-    addition, of which there are dim / 64 on the CPU and at most 32 on MPS before the sums are
-    folded, halved by the root.
-    """
-    return HALF_UNIT * (8 if dtype == torch.float32 else 16 + dim / 128)
-
+# Of an inverse rms: a sum of squares, then a mean, a sum, a square root and a reciprocal, and on
+# MPS a rounded 1 / dim. However long a row is, an element goes through at most 22 additions in
+# float32: on the CPU 16 in a run (4 if activations are float32) and 6 that fold it, before runs are
+# added in float64; on MPS 8 in a word, 4 of words (or a compensated sum, which errs as 2 do) and 10
+# that fold threads. Each rounds by a half unit and the root halves them all: 11, and 3 for the
+# rest, if all went one way. They do not: kernels were seen to err by 3, most of it in the rows of
+# one value of test_long_rows.py.
+INVERSE_RMS = 8 * HALF_UNIT
 
 FLOAT32_MAX = torch.finfo(torch.float32).max
 
@@ -102,32 +99,29 @@ class Interval:
             self.high * (1 + relative * self.high.sign()),
         )
 
-    def inverse_rms(self, eps: float, error: float) -> Interval:
-        """`rsqrt(mean(x**2, last dim) + eps)`, give or take a relative error."""
-        dim = self.low.shape[-1]
-        most, least = self._sums_of_squares()
-        # Errors decide as well where a sum is next to the end of float32.
-        most = torch.where(most * (1 + 2 * error) > FLOAT32_MAX, torch.inf, most)
-        least = torch.where(
-            least * (1 - 2 * error) > FLOAT32_MAX, torch.inf, least.clamp(max=FLOAT32_MAX)
-        )
-        low, high = (torch.rsqrt(_as_float32(s) / dim + eps) for s in (most, least))
-        return Interval(low, high).widened(error)
+    def inverse_rms(self, eps: float) -> Interval:
+        """`rsqrt(mean(x**2, last dim) + eps)`."""
+        largest, smallest = self._squares()
+        most, least = (t.sum(dim=-1, keepdim=True) for t in (largest, smallest))
+        # Past the end of float32 a square overflows; a sum of them may, unless float64 adds them.
+        most = torch.where(most * (1 + 2 * INVERSE_RMS) > FLOAT32_MAX, torch.inf, most)
+        square = smallest.amax(dim=-1, keepdim=True)
+        least = torch.where(square * (1 - 2 * INVERSE_RMS) > FLOAT32_MAX, torch.inf, least)
+        sums = [torch.where(s > FLOAT32_MAX, s, _as_float32(s)) for s in (most, least)]
+        low, high = (torch.rsqrt(s / self.low.shape[-1] + eps) for s in sums)
+        return Interval(low, high).widened(INVERSE_RMS)
 
     def overflows_when_squared(self) -> Tensor:
-        """Rows whose squares float32 cannot sum, and float64 can: kernels divide by infinity."""
-        most, least = self._sums_of_squares()
+        """Rows whose squares float32 cannot sum, and float64 can: infinity may be divided by."""
+        most, least = (t.sum(dim=-1, keepdim=True) for t in self._squares())
         return (most > FLOAT32_MAX * (1 - 2.0**-10)) & least.isfinite()
 
-    def _sums_of_squares(self) -> tuple[Tensor, Tensor]:
+    def _squares(self) -> tuple[Tensor, Tensor]:
         """At most, at least."""
         a, b = self.low.abs(), self.high.abs()
         spans_zero = (self.low <= 0) & (self.high >= 0)
         smallest = torch.where(spans_zero, 0.0, torch.minimum(a, b))
-        most, least = (
-            t.square().sum(dim=-1, keepdim=True) for t in (torch.maximum(a, b), smallest)
-        )
-        return most, least
+        return torch.maximum(a, b).square(), smallest.square()
 
     def exp_of_negative(self) -> Interval:
         bounds = Interval(torch.exp(-self.high), torch.exp(-self.low)).widened(EXP)

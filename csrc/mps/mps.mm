@@ -80,7 +80,7 @@ NormParams params_of(const RowsOfCall& rows, const NormOptions& options) {
   params.expert_stride = rows.expert_stride;
   params.dim = uint32_t(rows.dim);
   params.top_k = uint32_t(rows.top_k);
-  params.inverse_dim = 1.0f / float(rows.dim);
+  params.inverse_dim = inverse_of(rows.dim);
   params.eps = options.eps;
   params.weight_offset = options.weight_offset;
   return params;
@@ -170,7 +170,7 @@ class MpsRecord : public RmsNormRecord {
     }
     params_.inputs[0] = {spec.dim, 0, 0, 1, 1};
     params_.dim = uint32_t(spec.dim);
-    params_.inverse_dim = 1.0f / float(spec.dim);
+    params_.inverse_dim = inverse_of(spec.dim);
     params_.eps = spec.options.eps;
     params_.weight_offset = spec.options.weight_offset;
   }

@@ -37,6 +37,11 @@ struct Plan {
 // Shaders count the elements of a row in 32 bits.
 constexpr int64_t kMaxDim = int64_t(1) << 31;
 
+// What shaders multiply a sum by, rounded once: a dim above 2^24 may not be a float itself.
+constexpr float inverse_of(int64_t dim) {
+  return float(1.0 / double(dim));
+}
+
 // `aligned`: every row that the kernel touches allows 16-byte access. Throws
 // std::invalid_argument when `choice` is vector and it does not.
 Plan plan_rows(DType dtype, int64_t rows, int64_t dim, bool aligned, KernelChoice choice);

@@ -157,6 +157,7 @@ struct RowBlock {
 template <typename Formula, typename T, bool kPlain>
 void norm_rows(const NormArguments& call, int64_t begin, int64_t end, float* scratch) {
   const int64_t dim = call.dim;
+  const InverseRms inverse_rms_of(dim, call.options.eps);
   const bool streaming = call.streaming;
   const int64_t rows_ahead = prefetch_distance<T>(dim);
   for (int64_t row = begin; row < end; ++row) {
@@ -181,7 +182,7 @@ void norm_rows(const NormArguments& call, int64_t begin, int64_t end, float* scr
       }
       return values;
     };
-    inverse_rms = inverse_rms_of(sum_of_squares(dim, first), dim, call.options.eps);
+    inverse_rms = inverse_rms_of(sum_of_squares<T>(dim, first));
     if constexpr (Formula::kSums == 2) {
       const auto second = [&](int64_t i, auto... n) {
         const auto at = block(i, n...);
@@ -189,7 +190,7 @@ void norm_rows(const NormArguments& call, int64_t begin, int64_t end, float* scr
         store_block(scratch + i, values);
         return values;
       };
-      inverse_rms = inverse_rms_of(sum_of_squares(dim, second), dim, call.options.eps);
+      inverse_rms = inverse_rms_of(sum_of_squares<T>(dim, second));
     }
 
     const auto finish = [&](int64_t i, auto... n) {

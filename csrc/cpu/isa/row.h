@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstring>
 #include <iterator>
+#include <limits>
 #include <type_traits>
 #include <utility>
 
@@ -151,9 +152,10 @@ inline Block fmadd(Block a, Vec b, Block c) {
   return {at::vec::fmadd(a.low, b, c.low), at::vec::fmadd(a.high, b, c.high)};
 }
 
-// Sum of squares of a row. Element i is added to partial sum i % kLanes and the partial sums are
-// folded in halves, whatever the vectors: the order depends on dim alone, and instruction sets with
-// a fused multiply-add agree to the bit. Every op sums with this, so that fused and single ops do.
+// Sum of squares of a run of a row. Element i is added to partial sum i % kLanes and the partial
+// sums are folded in halves, whatever the vectors: the order depends on dim alone, and instruction
+// sets with a fused multiply-add agree to the bit. Every op sums with this, so that fused and
+// single ops do.
 class SumOfSquares {
  public:
   static constexpr int64_t kLanes = 64;
@@ -184,11 +186,23 @@ class SumOfSquares {
 };
 
 // load(i) and load(i, n) give the block at element i, and the first n elements of it.
-template <typename Load, int64_t... kSlots>
-inline float sum_of_squares(int64_t dim, Load load,
-                            std::integer_sequence<int64_t, kSlots...> /*all blocks of the lanes*/) {
+
+// Of kSteps * kLanes elements from i, a multiple of kLanes.
+template <int64_t kSteps, typename Load, int64_t... kSlots>
+inline float sum_of_run(int64_t i, Load load,
+                        std::integer_sequence<int64_t, kSlots...> /*all blocks of the lanes*/) {
   SumOfSquares sum;
-  int64_t i = 0;
+  for (int64_t step = 0; step < kSteps; ++step, i += SumOfSquares::kLanes) {
+    (sum.add<kSlots>(load(i + kSlots * kBlock)), ...);
+  }
+  return sum.total();
+}
+
+// Of the elements [i, dim), of which there may be none.
+template <typename Load, int64_t... kSlots>
+inline float sum_of_rest(int64_t i, int64_t dim, Load load,
+                         std::integer_sequence<int64_t, kSlots...> /*all blocks of the lanes*/) {
+  SumOfSquares sum;
   for (; i + SumOfSquares::kLanes <= dim; i += SumOfSquares::kLanes) {
     (sum.add<kSlots>(load(i + kSlots * kBlock)), ...);
   }
@@ -204,14 +218,40 @@ inline float sum_of_squares(int64_t dim, Load load,
   return sum.total();
 }
 
-template <typename Load>
-inline float sum_of_squares(int64_t dim, Load load) {
-  return sum_of_squares(dim, load, std::make_integer_sequence<int64_t, SumOfSquares::kBlocks>());
+// The error of a float sum grows with its number of steps, so runs of few steps are added in
+// double. 16-bit activations, T, allow longer ones: their squares have bits to spare, and an end of
+// a run weighs more beside half the bytes.
+template <typename T, typename Load>
+inline double sum_of_squares(int64_t dim, Load load) {
+  constexpr int64_t kSteps = sizeof(T) == sizeof(float) ? 4 : 16;
+  constexpr int64_t kRun = kSteps * SumOfSquares::kLanes;
+  const auto slots = std::make_integer_sequence<int64_t, SumOfSquares::kBlocks>();
+  const int64_t runs = dim / kRun * kRun;
+  double sum = sum_of_rest(runs, dim, load, slots);  // first: all that there is in a short row
+  for (int64_t i = 0; i < runs; i += kRun) {
+    sum += sum_of_run<kSteps>(i, load, slots);
+  }
+  return sum;
 }
 
-inline float inverse_rms_of(float sum_of_squares, int64_t dim, float eps) {
-  return 1.0f / std::sqrt(sum_of_squares / float(dim) + eps);
-}
+// 1 / sqrt(mean of squares + eps), rounded once.
+class InverseRms {
+ public:
+  InverseRms(int64_t dim, float eps)
+      : inverse_dim_(1.0 / double(dim)), eps_(eps != 0.0f ? double(eps) : Limits::min()) {}
+
+  float operator()(double sum_of_squares) const {
+    // A root and a reciprocal of the same number, so that the processor works at both at once:
+    // short rows wait for them. The limits keep 0 and infinity from meeting, as NaN, in the
+    // product.
+    const double mean = std::min(sum_of_squares * inverse_dim_ + eps_, Limits::max());
+    return float(std::sqrt(mean) * (1.0 / mean));
+  }
+
+ private:
+  using Limits = std::numeric_limits<double>;
+  double inverse_dim_, eps_;
+};
 
 }  // namespace
 }  // namespace mlxnorm::cpu::CPU_CAPABILITY
