@@ -80,6 +80,9 @@ def assert_complete(result: subprocess.CompletedProcess[str], path: Path) -> Rep
         else:
             assert {op for op, _ in rows} == {*OPS, "RmsNormRecord"}
             assert all(row["equal"] == row["runs"] >= 10 for row in rows.values())
+    for name in ("first calls", "warm up"):
+        assert {row["operator"] for row in section(report, name)["rows"]} == set(OPS)
+        assert all(row["milliseconds"] > 0 for row in section(report, name)["rows"])
     timed = {row["call"] for row in section(report, "host time")["rows"]}
     assert {"RmsNormRecord", "F.rms_norm", *(f"torch_mlxnorm.{op}" for op in OPS)} < timed
     for row in section(report, "bandwidth")["rows"]:
@@ -119,6 +122,15 @@ def test_sim_names_a_missing_tool(simulated_mps: str, tmp_path: Path) -> None:
     assert result.returncode == 1
     assert "doctor: --sim: clang++-19 was not found: apt-get install clang-19" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_says_that_there_is_no_mps(tmp_path: Path) -> None:
+    if sys.platform == "darwin":
+        pytest.skip("a Mac has it")
+    result = start("--device", "mps", folder=tmp_path)
+    assert result.returncode == 1
+    expected = f"doctor: there is no MPS device: torch {torch.__version__} is built without MPS\n"
+    assert result.stderr == expected
 
 
 def test_a_run_that_hangs_is_ended(tmp_path: Path) -> None:

@@ -114,13 +114,20 @@ class Fact(Row):
 
 
 @dataclass
-class FirstCall(Row):
+class Preparation(Row):
     HEADER: ClassVar[str] = f"{'operator':38}{'milliseconds':>13}"
     operator: str
     milliseconds: float = math.nan
 
     def line(self) -> str:
         return f"{self.operator:38}{self.milliseconds:13.1f}"
+
+    @contextmanager
+    def measuring(self, what: str) -> Iterator[None]:
+        with self.noting(what):
+            start = time.perf_counter()
+            yield
+            self.milliseconds = (time.perf_counter() - start) * 1e3
 
 
 @dataclass
@@ -203,7 +210,7 @@ def name_of(dtype: torch.dtype) -> str:
 
 def environment(setting: Setting) -> Iterator[Row]:
     """What the figures below are of."""
-    simulated = ", simulated Metal" if setting.simulated else ""
+    mps, simulated = torch.backends.mps, ", simulated Metal" if setting.simulated else ""
     yield Fact("torch_mlxnorm", f"{torch_mlxnorm.__version__}, {Path(__file__).parent}")
     yield Fact("torch", f"{torch.__version__}, git {torch.version.git_version}")
     yield Fact("mlx", "not installed" if (mx := mlx()) is None else mx.__version__)
@@ -212,6 +219,7 @@ def environment(setting: Setting) -> Iterator[Row]:
     yield Fact("processor", f"{processor()}, {os.cpu_count()} cores")
     yield Fact("memory", f"{memory() / 2**30:.1f} GiB")
     yield Fact("device", setting.device + simulated)
+    yield Fact("MPS", f"built: {mps.is_built()}, available: {mps.is_available()}")
     yield Fact("CPU capability", torch.backends.cpu.get_cpu_capability())
     yield Fact("CPU threads", str(torch.get_num_threads()))
     yield Fact("TORCH_MLXNORM_KERNEL", os.environ.get("TORCH_MLXNORM_KERNEL", "not set"))
@@ -247,17 +255,26 @@ def mlx() -> ModuleType | None:
 
 
 def first_calls(setting: Setting) -> Iterator[Row]:
-    """Until the results are there, float32: on MPS the kernel is loaded or compiled meanwhile."""
+    """Until the results are there, float32: on MPS a kernel is loaded or compiled meanwhile."""
     wait = waiting_for(setting.device)
     for operator in operators():
         call = make_call(operator, 2, setting.host_dim, torch.float32, setting.device)
-        row = FirstCall(operator.name)
+        row = Preparation(operator.name)
         wait()
-        with row.noting("first call"):
-            start = time.perf_counter()
+        with row.measuring("first call"):
             call()
             wait()
-            row.milliseconds = (time.perf_counter() - start) * 1e3
+        yield row
+
+
+def warm_up(setting: Setting) -> Iterator[Row]:
+    """Of the other kernels, side by side. On the CPU there is nothing to do."""
+    for operator in operators():
+        row = Preparation(operator.name)
+        with row.measuring("torch_mlxnorm.warm_up"):
+            torch_mlxnorm.warm_up(
+                operator.name, DTYPES, setting.dims, missing=(), scale="many", device=setting.device
+            )
         yield row
 
 
@@ -462,6 +479,7 @@ Examination = Callable[[Setting], Iterator[Row]]
 SECTIONS: dict[str, Examination] = {
     "environment": environment,
     "first calls": first_calls,
+    "warm up": warm_up,
     "values": values,
     "equal bits": bits,
     "opcheck": opcheck,
@@ -469,4 +487,4 @@ SECTIONS: dict[str, Examination] = {
     "bandwidth": bandwidth,
     "kernels": kernels,
 }
-TIMES = ("first calls", "host time", "bandwidth")
+TIMES = ("first calls", "warm up", "host time", "bandwidth")

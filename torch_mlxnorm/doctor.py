@@ -143,10 +143,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--sim is of MPS, not of the CPU")
     if chosen.sim:
         enable_simulator()
-    device = chosen.device
-    if device == "auto":
-        device = "mps" if torch.backends.mps.is_available() else "cpu"
-    setting = Setting("mps" if chosen.sim else device, chosen.sim, chosen.quick)
+    available = torch.backends.mps.is_available()
+    if chosen.device == "mps" and not available:
+        built = torch.backends.mps.is_built()
+        why = "finds no Apple GPU" if built else "is built without MPS"
+        sys.exit(f"doctor: there is no MPS device: torch {torch.__version__} {why}")
+    device = "mps" if available and chosen.device != "cpu" else "cpu"
+    setting = Setting(device, chosen.sim, chosen.quick)
 
     faulthandler.dump_traceback_later(LIMIT, exit=True, file=sys.__stderr__)
     try:
