@@ -1,5 +1,7 @@
 #include "call.h"
 
+#include <limits>
+
 #include <c10/util/Exception.h>
 
 namespace mlxnorm {
@@ -14,11 +16,14 @@ Op op_of(std::string_view name) {
   TORCH_CHECK_VALUE(false, "mlxnorm has no operator ", name);
 }
 
-NormOptions make_options(Op op, double eps, double weight_offset, std::string_view casting_mode,
-                         bool round_intermediates) {
+NormOptions make_options(Op op, std::optional<double> eps, double weight_offset,
+                         std::string_view casting_mode, bool round_intermediates) {
   // Adding -0.0 changes no weight; adding 0.0 would turn a weight of -0.0 into 0.0.
   const float offset = weight_offset == 0.0 ? -0.0f : float(weight_offset);
-  return {float(eps), offset, parse_casting_mode(op, casting_mode), round_intermediates};
+  // As torch.nn.functional.rms_norm takes None: in the dtype that it computes in.
+  const double default_eps = std::numeric_limits<float>::epsilon();
+  return {float(eps.value_or(default_eps)), offset, parse_casting_mode(op, casting_mode),
+          round_intermediates};
 }
 
 NormCall::NormCall(Op op, const char* name, const at::Tensor& x) : op_(op) {
@@ -74,8 +79,8 @@ NormCall& NormCall::routing_weights(const char* name, const at::Tensor& tensor) 
   return *this;
 }
 
-NormCall& NormCall::options(double eps, double weight_offset, std::string_view casting_mode,
-                            bool round_intermediates) {
+NormCall& NormCall::options(std::optional<double> eps, double weight_offset,
+                            std::string_view casting_mode, bool round_intermediates) {
   options_ = make_options(op_, eps, weight_offset, casting_mode, round_intermediates);
   return *this;
 }

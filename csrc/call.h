@@ -16,8 +16,8 @@ using OptionalTensor = std::optional<at::Tensor>;
 // By its name without the namespace.
 Op op_of(std::string_view name);
 
-NormOptions make_options(Op op, double eps, double weight_offset, std::string_view casting_mode,
-                         bool round_intermediates = false);
+NormOptions make_options(Op op, std::optional<double> eps, double weight_offset,
+                         std::string_view casting_mode, bool round_intermediates = false);
 
 // Borrows the tensors. Inputs and weights are added in the order in which the op's formula
 // (shaders/formulas/) numbers them; everything is compared with the first input.
@@ -33,7 +33,7 @@ class NormCall {
   NormCall& elementwise_scale(const char* name, const at::Tensor& tensor);
   // Says that the first input is [..., top_k, dim].
   NormCall& routing_weights(const char* name, const at::Tensor& tensor);
-  NormCall& options(double eps, double weight_offset, std::string_view casting_mode,
+  NormCall& options(std::optional<double> eps, double weight_offset, std::string_view casting_mode,
                     bool round_intermediates = false);
   NormCall& activation(std::string_view activation);
 

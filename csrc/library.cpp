@@ -37,10 +37,11 @@ TORCH_LIBRARY(mlxnorm, m) {
 #define MLXNORM_DEFINE(op) define<ops::op>(m, #op);
   MLXNORM_FOR_EACH_OP(MLXNORM_DEFINE)
 #undef MLXNORM_DEFINE
-  // Behind torch_mlxnorm.RmsNormRecord: the address of a record for tensors like this one.
+  // Behind torch_mlxnorm.RmsNormRecord: the address of a record for tensors like this one. Called
+  // from C++ alone (csrc/python/module.cpp), which trusts the address.
   m.def(
-      "_bake_rms_norm(Tensor like, int rows, int dim, ScalarType? weight_dtype, float eps, "
-      "float weight_offset, str casting_mode) -> int");
+      "_bake_rms_norm(Tensor like, ScalarType dtype, int rows, int dim, ScalarType? weight_dtype, "
+      "float? eps, float weight_offset, str casting_mode) -> int");
   // Behind torch_mlxnorm/pipelines.py. Of `like` its dtype and device count, of operands, in the
   // order of Operand (shaders/params.h), their dtypes.
   m.def(

@@ -1,5 +1,6 @@
 #include "record.h"
 
+#include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/core/GradMode.h>
 
 #include <string>
@@ -27,6 +28,25 @@ bool is_plain(const at::Tensor& tensor) {
 }
 
 }  // namespace
+
+RmsNormRecord::RmsNormRecord(const Spec& spec) : spec_(spec) {
+  const auto check_dtype = [](const char* name, at::ScalarType type) {
+    TORCH_CHECK_TYPE(is_supported(type), kName, ": ", name,
+                     " must be float32, float16 or bfloat16, got ", dtype_name(type));
+  };
+  check_dtype("dtype", spec.dtype);
+  if (spec.weight_dtype.has_value()) {
+    check_dtype("weight_dtype", *spec.weight_dtype);
+  }
+  TORCH_CHECK_VALUE(spec.rows >= 1 && spec.dim >= 1, kName,
+                    ": rows and dim must be at least 1, got ", spec.rows, " and ", spec.dim);
+  // What a process can address. Nothing that is computed from the sizes overflows below it.
+  constexpr int64_t kMaxBytes = int64_t(1) << 47;
+  const int64_t most = kMaxBytes / int64_t(c10::elementSize(spec.dtype));
+  TORCH_CHECK_VALUE(spec.dim <= most && spec.rows <= most / spec.dim, kName,
+                    ": rows and dim must make a tensor of at most 2^47 bytes, got ", spec.rows,
+                    " and ", spec.dim);
+}
 
 void RmsNormRecord::check_rows(const Argument& argument) const {
   const at::Tensor& t = *argument.tensor;
@@ -79,6 +99,20 @@ void RmsNormRecord::operator()(const at::Tensor& x, const OptionalTensor& weight
   check_may_be_written(kName, "out", out);
   run(x, weight, out);
   bump_version(out);
+}
+
+std::unique_ptr<RmsNormRecord> bake(const at::Tensor& like, at::ScalarType dtype, int64_t rows,
+                                    int64_t dim, std::optional<at::ScalarType> weight_dtype,
+                                    std::optional<double> eps, double weight_offset,
+                                    std::string_view casting_mode) {
+  using Bake =
+      int64_t(const at::Tensor&, at::ScalarType, int64_t, int64_t, std::optional<at::ScalarType>,
+              std::optional<double>, double, std::string_view);
+  static const auto op =
+      c10::Dispatcher::singleton().findSchemaOrThrow("mlxnorm::_bake_rms_norm", "").typed<Bake>();
+  const int64_t address =
+      op.call(like, dtype, rows, dim, weight_dtype, eps, weight_offset, casting_mode);
+  return std::unique_ptr<RmsNormRecord>(reinterpret_cast<RmsNormRecord*>(address));
 }
 
 }  // namespace mlxnorm

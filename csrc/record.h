@@ -4,7 +4,9 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <memory>
 #include <optional>
+#include <string_view>
 
 #include "call.h"
 #include "rows.h"
@@ -29,7 +31,8 @@ class RmsNormRecord {
     }
   };
 
-  explicit RmsNormRecord(const Spec& spec) : spec_(spec) {}
+  // Refuses what no tensor can be.
+  explicit RmsNormRecord(const Spec& spec);
   virtual ~RmsNormRecord() = default;
 
   // Refuses tensors that do not fit.
@@ -48,14 +51,20 @@ class RmsNormRecord {
   Spec spec_;
 };
 
+// `like` says on which device.
+std::unique_ptr<RmsNormRecord> bake(const at::Tensor& like, at::ScalarType dtype, int64_t rows,
+                                    int64_t dim, std::optional<at::ScalarType> weight_dtype,
+                                    std::optional<double> eps, double weight_offset,
+                                    std::string_view casting_mode);
+
 // The kernel of mlxnorm::_bake_rms_norm on a device whose record is a `Record`. The dispatcher
 // finds the device; the result is the address of a RmsNormRecord that the caller owns.
 template <typename Record>
-int64_t bake_rms_norm(const at::Tensor& like, int64_t rows, int64_t dim,
-                      std::optional<at::ScalarType> weight_dtype, double eps, double weight_offset,
-                      std::string_view casting_mode) {
+int64_t bake_rms_norm(const at::Tensor& like, at::ScalarType dtype, int64_t rows, int64_t dim,
+                      std::optional<at::ScalarType> weight_dtype, std::optional<double> eps,
+                      double weight_offset, std::string_view casting_mode) {
   const RmsNormRecord* record =
-      new Record({like.scalar_type(), like.device(), rows, dim, weight_dtype,
+      new Record({dtype, like.device(), rows, dim, weight_dtype,
                   make_options(Op::rms_norm, eps, weight_offset, casting_mode)});
   return reinterpret_cast<int64_t>(record);
 }

@@ -102,7 +102,7 @@ FORMULAS: dict[str, Callable[[Steps[Any], Operands], tuple[Any, ...]]] = {
 class Options:
     """What an op's keyword arguments say, defaults filled in."""
 
-    eps: float = 1e-6
+    eps: float | None = 1e-6
     weight_offset: float = 0.0
     casting_mode: CastingMode = "gemma"
     round_intermediates: bool = False
@@ -177,7 +177,8 @@ class Bounds:
 
     def inverse_rms(self, x: Interval) -> Interval:
         self.overflows.append(x.overflows_when_squared())
-        return x.inverse_rms(self.options.eps)
+        eps = torch.finfo(torch.float32).eps if self.options.eps is None else self.options.eps
+        return x.inverse_rms(eps)
 
     def add(self, a: Tensor | Interval, b: Tensor | Interval) -> Interval:
         return self.R(_interval(a) + _interval(b))

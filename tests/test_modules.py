@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+import io
+import pickle
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from oracle import assert_same_bits
 
 from torch_mlxnorm import RMSNorm, rms_norm
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
@@ -46,6 +54,81 @@ def test_a_model_moves_and_compiles() -> None:
         assert_same_bits(compiled(x), model(x))
     with pytest.raises(NotImplementedError, match="inference only"):
         model(x).sum().backward()
+
+
+SHAPES = [8, np.int64(8), [8], (8,), torch.Size([8]), [np.int32(8)]]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=repr)
+def test_shapes(shape: Any) -> None:
+    theirs, ours = torch.nn.RMSNorm(shape), RMSNorm(shape)
+    assert ours.normalized_shape == theirs.normalized_shape == (8,)
+    assert type(ours.normalized_shape[0]) is int
+    assert ours.weight is not None and torch.equal(ours.weight, theirs.weight)
+
+
+@pytest.mark.parametrize("shape", [8.0, "8", [8.0], None])
+def test_no_shapes(shape: Any) -> None:
+    for module in (torch.nn.RMSNorm, RMSNorm):
+        with pytest.raises(TypeError):
+            module(shape)
+
+
+MODULES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "eps": {"eps": 1e-3},
+    "no weight": {"elementwise_affine": False},
+    "options": {"weight_offset": 1, "casting_mode": "llama", "dtype": torch.bfloat16},
+}
+
+
+@pytest.mark.parametrize("kind", MODULES)
+@torch.no_grad()
+def test_script_trace_export_copy_and_pickle(device: str, kind: str) -> None:
+    module = RMSNorm(8, **MODULES[kind], device=device)
+    if module.weight is not None:
+        module.weight.normal_()
+    x = torch.randn(3, 8, dtype=torch.bfloat16).to(device)
+    others = {
+        "script": torch.jit.script(module),
+        "trace": torch.jit.trace(module, (x,)),
+        "deepcopy": copy.deepcopy(module),
+    }
+    if device == "cpu":  # PyTorch writes no tensors of the simulated device
+        file = io.BytesIO()
+        torch.jit.save(others["script"], file)
+        file.seek(0)
+        others["saved script"] = torch.jit.load(file)
+        others["pickle"] = pickle.loads(pickle.dumps(module))
+        others["export"] = torch.export.export(module, (x,)).module()
+    for other in others.values():
+        assert_same_bits(other(x), module(x))
+    more = torch.randn(2, 5, 8, dtype=torch.bfloat16).to(device)
+    assert_same_bits(others["script"](more), module(more))
+    module.reset_parameters()
+    if module.weight is not None:
+        assert (module.weight + module.weight_offset).eq(1).all()
+
+
+def test_script_in_a_model() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(16, 32), RMSNorm(32), RMSNorm(32, 1e-6))
+    x = torch.randn(4, 16)
+    with torch.no_grad():
+        assert_same_bits(torch.jit.script(model)(x), model(x))
+    with pytest.raises(NotImplementedError, match="inference only"):
+        model(x).sum().backward()
+
+
+def test_refuses_another_size(device: str) -> None:
+    """As torch.nn.RMSNorm, with a weight or without."""
+    x = torch.ones(2, 9, device=device)
+    for module in (RMSNorm(8, device=device), RMSNorm(8, elementwise_affine=False)):
+        for run in (module, torch.jit.script(module)):
+            errors = (RuntimeError, torch.jit.Error)
+            with pytest.raises(errors, match="must have (a last dim|9 elem)"):
+                run(x)
+        with pytest.raises(RuntimeError, match="x must have at least 1 dimension"):
+            module(x[0, 0])
 
 
 def test_rejects_more_than_one_dimension() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
 import metal_sim
+import numpy as np
 import pytest
 import torch
 from oracle import assert_same_bits
@@ -13,7 +16,7 @@ from tensors import DTYPES, misaligned, randn, type_id
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from torch_mlxnorm import RmsNormRecord, rms_norm
+from torch_mlxnorm import _C, RmsNormRecord, rms_norm
 
 # Each has its kernel on MPS.
 DIMS = [1, 33, 128, 2816, 16384, 40000]
@@ -159,16 +162,123 @@ def test_refuses_tensors_that_stand_for_others() -> None:
          "dtype must be float32, float16 or bfloat16, got int8"),
         ({"weight_dtype": torch.float64}, TypeError,
          "weight_dtype must be float32, float16 or bfloat16, got float64"),
+        ({"rows": 2**62, "dim": 4}, ValueError,
+         "rows and dim must make a tensor of at most 2^47 bytes, got 4611686018427387904 and 4"),
+        ({"rows": 2**31, "dim": 2**31}, ValueError, "a tensor of at most 2^47 bytes"),
+        ({"dim": 2**63 - 1}, ValueError, "a tensor of at most 2^47 bytes"),
+        ({"rows": 2**46 + 1, "dim": 1}, ValueError, "a tensor of at most 2^47 bytes"),
+        ({"rows": 2**64 + 2}, ValueError, "rows must fit in 64 bits, got 18446744073709551618"),
+        ({"dim": 8.0}, TypeError, "dim must be an int, got float"),
+        ({"rows": True}, TypeError, "rows must be an int, got bool"),
+        ({"rows": "2"}, TypeError, "rows must be an int, got str"),
+        ({"dtype": "float16"}, TypeError, "dtype must be a torch.dtype, got 'float16'"),
+        ({"dtype": torch.float64}, TypeError, "got float64"),
         ({"casting_mode": "qwen"}, ValueError,
          'casting_mode must be "gemma" or "llama", got "qwen"'),
         ({"device": "meta"}, NotImplementedError, "_bake_rms_norm"),
     ],
 )  # fmt: skip
-def test_bakes_only_what_there_is(wrong: dict[str, Any], error: type[Exception], text: str) -> None:
-    baked = {"dtype": torch.float16, "rows": 2, "dim": 8}
+def test_bakes_only_what_there_is(
+    device: str, wrong: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    baked = {"dtype": torch.float16, "rows": 2, "dim": 8, "device": device}
     with pytest.raises(error) as raised:
         RmsNormRecord(**baked | wrong)
     assert text in str(raised.value)
+
+
+def test_the_operator_behind_it_bakes_no_more(device: str) -> None:
+    like = torch.empty(0, device=device)
+    half = torch.float16
+    bake = torch.ops.mlxnorm._bake_rms_norm
+    for wrong in [(half, 0, 8, None), (half, 2**62, 4, None), (half, -1, -8, None)]:
+        with pytest.raises(ValueError, match="mlxnorm::RmsNormRecord: rows and dim must"):
+            bake(like, *wrong, 1e-6, 0.0, "gemma")
+    for wrong in [(torch.int8, 2, 8, None), (half, 2, 8, torch.float64)]:
+        with pytest.raises(TypeError, match="dtype must be float32, float16 or bfloat16"):
+            bake(like, *wrong, 1e-6, 0.0, "gemma")
+
+
+def test_sizes_may_be_any_integers_and_eps_none(device: str) -> None:
+    rows, dim = np.int64(2), torch.tensor(8)
+    record = RmsNormRecord(torch.float32, rows, dim, eps=None, has_weight=False, device=device)
+    x = 1e-4 * randn(2, 8, dtype=torch.float32, device=device)
+    out = torch.empty_like(x)
+    record(x, None, out)
+    assert_same_bits(out, rms_norm(x, None, None))
+
+
+def test_a_record_that_was_not_baked() -> None:
+    """Made past __init__, or from an address, it is an error and no crash."""
+
+    class WithoutInit(RmsNormRecord):
+        def __init__(self) -> None:
+            pass
+
+    given = arguments("cpu")
+    for kind in (RmsNormRecord, _C.RmsNormRecord, WithoutInit):
+        with pytest.raises(RuntimeError, match="nothing was baked: __init__ was not called"):
+            kind.__new__(kind)(**given)
+    with pytest.raises(TypeError, match="__init__"):
+        WithoutInit()
+    for address in (0, 1, id(given)):
+        with pytest.raises(TypeError, match="incompatible constructor arguments"):
+            _C.RmsNormRecord(address)
+
+
+class Named(RmsNormRecord):
+    def __init__(self, name: str) -> None:
+        super().__init__(torch.float16, 2, 8)
+        self.name = name
+
+
+def pickled(record: RmsNormRecord) -> RmsNormRecord:
+    return pickle.loads(pickle.dumps(record))
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, pickled])
+def test_copies_and_pickles(device: str, again: Callable[[RmsNormRecord], RmsNormRecord]) -> None:
+    options = {"eps": 1e-2, "weight_dtype": torch.float32, "weight_offset": 1.0}
+    record = RmsNormRecord(torch.float16, 2, 8, casting_mode="llama", device=device, **options)
+    given = arguments(device)
+    given["weight"] = randn(8, device=device)
+    given["x"].copy_(randn(2, 8, seed=1))
+    record(**given)
+    other = again(record)
+    assert type(other) is RmsNormRecord and other is not record
+    out = torch.zeros_like(given["out"])
+    other(**given | {"out": out})
+    assert_same_bits(out, given["out"])
+    assert repr(other) == repr(record)
+
+    named = again(Named("first"))
+    assert (type(named), named.name) == (Named, "first")
+    named(**arguments("cpu"))
+
+
+def test_repr_shows_what_was_baked(device: str) -> None:
+    record = RmsNormRecord(torch.bfloat16, 4, 2816, eps=None, has_weight=False, device=device)
+    shown = repr(record)
+    assert shown.startswith("RmsNormRecord(dtype=torch.bfloat16, rows=4, dim=2816, eps=None, ")
+    again = eval(shown, {"RmsNormRecord": RmsNormRecord, "torch": torch, "device": torch.device})
+    assert repr(again) == shown
+
+
+def test_compile_says_what_to_use_instead(device: str) -> None:
+    record = RmsNormRecord(torch.float16, 2, 8, device=device)
+
+    def model(x: Tensor, weight: Tensor, out: Tensor) -> Tensor:
+        record(x, weight, out)
+        return out + 1
+
+    given = arguments(device)
+    given["x"].mul_(torch.arange(8, device=device))
+    expected = rms_norm(given["x"], given["weight"]) + 1
+    torch._dynamo.reset()
+    with pytest.raises(Exception, match=r"is for eager mode; use torch_mlxnorm.rms_norm"):
+        torch.compile(model, backend="eager", fullgraph=True)(**given)
+    torch._dynamo.reset()
+    assert_same_bits(torch.compile(model, backend="eager")(**given), expected)
 
 
 @pytest.mark.usefixtures("simulated_mps")

@@ -69,7 +69,7 @@ def test_options(
 def test_eps_and_weight_offset(device: str, op: Op, dtype: torch.dtype) -> None:
     call = op.call((5,), 200, dtype, device)
     small = call.mapped(lambda t: 1e-3 * t, op.named("activation", "experts"))
-    for eps, offset in itertools.product([0.0, 1e-6, 1e-2], [0.0, 1.0, -0.5]):
+    for eps, offset in itertools.product([0.0, 1e-6, 1e-2, None], [0.0, 1.0, -0.5]):
         check(small.under(eps=eps, weight_offset=offset))
 
 
@@ -144,6 +144,35 @@ def test_agrees_with_pytorch(device: str, dtype: torch.dtype) -> None:
     torch.testing.assert_close(ours, theirs, rtol=ROUNDING_STEP[dtype], atol=1e-6)
     if dtype != torch.float32:
         assert (ours == theirs).float().mean().item() > 0.999
+
+
+@each_dtype
+def test_eps_of_none_is_pytorchs(device: str, dtype: torch.dtype) -> None:
+    """The same for all dtypes. These values are small enough for it to matter."""
+    x = 1e-4 * randn(6, 256)
+    x, weight = x.to(dtype), randn(256, dtype=dtype, seed=1)
+    theirs = F.rms_norm(x, (256,), weight, None)
+    ours = rms_norm(x.to(device), weight.to(device), None)
+    torch.testing.assert_close(ours.cpu(), theirs, rtol=ROUNDING_STEP[dtype], atol=1e-6)
+    assert_same_bits(ours, rms_norm(x.to(device), weight.to(device), 2.0**-23))
+    assert different_bits(ours, rms_norm(x.to(device), weight.to(device), 1.3e-7)).any()
+
+
+@each_op
+def test_every_op_takes_eps_of_none(where: str, op: Op) -> None:
+    """The function, both overloads, and compiled."""
+    call = op.call((2,), 24, torch.float16, where)
+    expected = call.under(eps=2.0**-23)()
+    positional, keyword = call.arguments()
+    outs = call.empty_outs()
+    op.packet.out(*positional, None, **keyword, **dict(zip(op.results, outs, strict=True)))
+    results = op.packet.default(*positional, None, **keyword)
+    results = (results,) if isinstance(results, torch.Tensor) else results
+    for same in (call.under(eps=None)(), results, outs):
+        if where == "meta":
+            assert [t.shape for t in same] == [t.shape for t in expected]
+        else:
+            assert_all_same_bits(same, expected)
 
 
 @each_dtype

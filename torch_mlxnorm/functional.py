@@ -114,7 +114,7 @@ _fused_moe_wsum_post_ff_norm2_endlayer = _bind(
 def rms_norm(
     x: Tensor,
     weight: Tensor | None,
-    eps: float = 1e-6,
+    eps: float | None = 1e-6,
     *,
     weight_offset: float = 0.0,
     casting_mode: CastingMode = "gemma",
@@ -133,7 +133,8 @@ def rms_norm(
             fold into at most three, other layouts are made contiguous first.
         weight: ``[dim]``, float32, float16 or bfloat16, on x's device. ``None`` means 1, and then
             ``weight_offset`` and ``casting_mode`` have no effect.
-        eps: added to the mean of the squares.
+        eps: added to the mean of the squares; ``None`` means ``torch.finfo(torch.float32).eps`` for
+            every dtype, as in :func:`torch.nn.functional.rms_norm`.
         weight_offset: added to the weight in float32; 1.0 for checkpoints that store
             ``weight - 1`` (Gemma 1 to 3).
         casting_mode: ``"gemma"`` multiplies by the weight in float32 and rounds once, as
@@ -168,7 +169,7 @@ def rms_norm_mul(
     x: Tensor,
     weight: Tensor | None,
     scale: Tensor,
-    eps: float = 1e-6,
+    eps: float | None = 1e-6,
     *,
     activation: Activation = "none",
     weight_offset: float = 0.0,
@@ -213,7 +214,7 @@ def rms_norm_triple(
     weight_a: Tensor | None,
     weight_b: Tensor | None,
     weight_c: Tensor | None,
-    eps: float = 1e-6,
+    eps: float | None = 1e-6,
     *,
     weight_offset: float = 0.0,
     casting_mode: CastingMode = "gemma",
@@ -247,7 +248,7 @@ def add_rms_norm(
     x: Tensor,
     residual: Tensor,
     weight: Tensor | None,
-    eps: float = 1e-6,
+    eps: float | None = 1e-6,
     *,
     weight_offset: float = 0.0,
     casting_mode: CastingMode = "gemma",
@@ -282,7 +283,7 @@ def rms_norm_add(
     x: Tensor,
     residual: Tensor,
     weight: Tensor | None,
-    eps: float = 1e-6,
+    eps: float | None = 1e-6,
     *,
     scale: Tensor | None = None,
     weight_offset: float = 0.0,
@@ -320,7 +321,7 @@ def rms_norm_add_rms_norm(
     residual: Tensor,
     weight: Tensor | None,
     next_weight: Tensor | None,
-    eps: float = 1e-6,
+    eps: float | None = 1e-6,
     *,
     scale: Tensor | None = None,
     weight_offset: float = 0.0,
@@ -361,7 +362,7 @@ def fused_post_attn_triple_norm(
     weight_a: Tensor | None,
     weight_b: Tensor | None,
     weight_c: Tensor | None,
-    eps: float = 1e-6,
+    eps: float | None = 1e-6,
     *,
     weight_offset: float = 0.0,
     casting_mode: CastingMode = "gemma",
@@ -404,7 +405,7 @@ def fused_post_ff_norm2_endlayer(
     w2: Tensor,
     w3: Tensor,
     layer_scalar: Tensor,
-    eps: float = 1e-6,
+    eps: float | None = 1e-6,
     *,
     weight_offset: float = 0.0,
     casting_mode: CastingMode = "gemma",
@@ -450,7 +451,7 @@ def fused_moe_wsum_post_ff_norm2_endlayer(
     w2: Tensor,
     w3: Tensor,
     layer_scalar: Tensor,
-    eps: float = 1e-6,
+    eps: float | None = 1e-6,
     *,
     weight_offset: float = 0.0,
     casting_mode: CastingMode = "gemma",

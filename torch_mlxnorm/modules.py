@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
+from operator import index
 
 import torch
 from torch import Tensor, nn
 
 from torch_mlxnorm.functional import CastingMode, rms_norm
-
-_DEFAULT_EPS = torch.finfo(torch.float32).eps
 
 
 class RMSNorm(nn.Module):
@@ -17,7 +17,7 @@ class RMSNorm(nn.Module):
     :class:`torch.nn.RMSNorm`, whose state dict it loads.
 
     Args:
-        normalized_shape: size of the last dimension, as an int or a sequence of one int. Only the
+        normalized_shape: size of the last dimension, as an integer or a sequence of one. Only the
             last dimension is normalized.
         eps: added to the mean of the squares; ``None`` means ``torch.finfo(torch.float32).eps``,
             which :class:`torch.nn.RMSNorm` uses for float32, float16 and bfloat16 alike.
@@ -30,13 +30,21 @@ class RMSNorm(nn.Module):
 
     Raises:
         ValueError: ``normalized_shape`` has more than one dimension.
+        RuntimeError: at a call, the last dimension has another size.
 
-    Inference only: call it under :func:`torch.inference_mode` or :func:`torch.no_grad`; a backward
-    through it raises ``NotImplementedError``.
+    Works under :func:`torch.compile`, :func:`torch.export.export`, :func:`torch.jit.script` and
+    :func:`torch.jit.trace`, with equal bits. Inference only: call it under
+    :func:`torch.inference_mode` or :func:`torch.no_grad`; a backward through it raises
+    ``NotImplementedError``.
     """
 
-    normalized_shape: tuple[int]
-    weight: nn.Parameter | None
+    __constants__ = [
+        "normalized_shape",
+        "eps",
+        "elementwise_affine",
+        "weight_offset",
+        "casting_mode",
+    ]
 
     def __init__(
         self,
@@ -50,16 +58,19 @@ class RMSNorm(nn.Module):
         casting_mode: CastingMode = "gemma",
     ) -> None:
         super().__init__()
-        shape = (normalized_shape,) if isinstance(normalized_shape, int) else normalized_shape
-        if len(shape) != 1:
+        if isinstance(normalized_shape, Integral):
+            normalized_shape = (normalized_shape,)
+        if len(normalized_shape) != 1:
             raise ValueError(
                 f"RMSNorm: normalized_shape must have 1 dimension, got {tuple(normalized_shape)}"
             )
-        self.normalized_shape = (int(shape[0]),)
+        # TorchScript would not understand all of these annotations in the class.
+        self.normalized_shape: tuple[int] = (index(normalized_shape[0]),)
         self.eps = eps
         self.elementwise_affine = elementwise_affine
-        self.weight_offset = weight_offset
-        self.casting_mode = casting_mode
+        self.weight_offset = float(weight_offset)
+        self.casting_mode: CastingMode = casting_mode
+        self.weight: nn.Parameter | None
         if elementwise_affine:
             self.weight = nn.Parameter(
                 torch.empty(self.normalized_shape, device=device, dtype=dtype)
@@ -74,14 +85,29 @@ class RMSNorm(nn.Module):
             nn.init.constant_(self.weight, 1.0 - self.weight_offset)
 
     def forward(self, x: Tensor) -> Tensor:
-        eps = _DEFAULT_EPS if self.eps is None else self.eps
-        return rms_norm(
-            x,
-            self.weight,
-            eps,
-            weight_offset=self.weight_offset,
-            casting_mode=self.casting_mode,
-        )
+        dim = self.normalized_shape[0]
+        unchecked = self.weight is None and x.dim() > 0  # by the operator
+        if unchecked and not torch.jit.is_tracing() and x.size(-1) != dim:
+            raise RuntimeError(
+                f"RMSNorm: x must have a last dimension of {dim} (normalized_shape), "
+                f"got shape {list(x.shape)}"
+            )
+        if torch.jit.is_scripting():  # it compiles the operator, but not the function
+            return torch.ops.mlxnorm.rms_norm(
+                x,
+                self.weight,
+                self.eps,
+                weight_offset=self.weight_offset,
+                casting_mode=self.casting_mode,
+            )
+        else:  # TorchScript leaves this branch out, but not what would follow an if alone
+            return rms_norm(
+                x,
+                self.weight,
+                self.eps,
+                weight_offset=self.weight_offset,
+                casting_mode=self.casting_mode,
+            )
 
     def extra_repr(self) -> str:
         return (

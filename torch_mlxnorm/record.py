@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from operator import index
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -11,6 +12,8 @@ from torch_mlxnorm.functional import CastingMode
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_NAME = "mlxnorm::RmsNormRecord"
 
 
 class RmsNormRecord(_C.RmsNormRecord):
@@ -34,12 +37,16 @@ class RmsNormRecord(_C.RmsNormRecord):
 
     Calls take ``x`` and ``out``, contiguous tensors of ``rows * dim`` elements whose last dimension
     is ``dim``, and ``weight``, contiguous, ``[dim]``, or ``None``; out may be x itself. They return
-    nothing. Tensors at any storage offset will do. Eager mode only: ``torch.compile`` should see
-    :func:`torch_mlxnorm.rms_norm`.
+    nothing. Tensors at any storage offset will do. Eager mode only: ``torch.compile`` leaves it out
+    of its graphs, and with ``fullgraph=True`` says to use :func:`torch_mlxnorm.rms_norm`.
+
+    Copies and pickles are baked again from the arguments, which ``repr`` shows.
 
     Raises:
-        ValueError: ``rows``, ``dim`` or ``casting_mode`` is out of range.
-        TypeError: a dtype is not one of the above, or at a call not what was baked.
+        ValueError: ``rows``, ``dim`` or ``casting_mode`` is out of range; no tensor has that many
+            elements.
+        TypeError: a dtype is not one of the above, or at a call not what was baked; ``rows`` or
+            ``dim`` is no integer.
         NotImplementedError: there are no kernels for the device.
         RuntimeError: a call brings a shape, device, stride or weight that was not baked, a tensor
             subclass, an overlapping ``out``, or would lose a gradient.
@@ -53,7 +60,7 @@ class RmsNormRecord(_C.RmsNormRecord):
         rows: int,
         dim: int,
         *,
-        eps: float = 1e-6,
+        eps: float | None = 1e-6,
         has_weight: bool = True,
         weight_dtype: torch.dtype | None = None,
         weight_offset: float = 0.0,
@@ -61,29 +68,66 @@ class RmsNormRecord(_C.RmsNormRecord):
         device: torch.device | str | None = None,
     ) -> None:
         weight_dtype = dtype if weight_dtype is None else weight_dtype
-        if rows < 1 or dim < 1:
-            raise ValueError(
-                f"mlxnorm::RmsNormRecord: rows and dim must be at least 1, got {rows} and {dim}"
-            )
-        for name, value in (("dtype", dtype), ("weight_dtype", weight_dtype)):
-            if value not in (torch.float32, torch.float16, torch.bfloat16):
-                raise TypeError(
-                    f"mlxnorm::RmsNormRecord: {name} must be float32, float16 or bfloat16, "
-                    f"got {str(value).removeprefix('torch.')}"
-                )
-        like = torch.empty(0, dtype=dtype, device=device)
+        for name, given in (("dtype", dtype), ("weight_dtype", weight_dtype)):
+            if not isinstance(given, torch.dtype):
+                raise TypeError(f"{_NAME}: {name} must be a torch.dtype, got {given!r}")
+        rows, dim = _size("rows", rows), _size("dim", dim)
+        like = torch.empty(0, dtype=torch.float32, device=device)
         super().__init__(
-            torch.ops.mlxnorm._bake_rms_norm(
-                like,
-                rows,
-                dim,
-                weight_dtype if has_weight else None,
-                eps,
-                weight_offset,
-                casting_mode,
-            )
+            like,
+            dtype,
+            rows,
+            dim,
+            weight_dtype if has_weight else None,
+            eps,
+            weight_offset,
+            casting_mode,
         )
+        self._baked = {
+            "dtype": dtype,
+            "rows": rows,
+            "dim": dim,
+            "eps": eps,
+            "has_weight": has_weight,
+            "weight_dtype": weight_dtype,
+            "weight_offset": weight_offset,
+            "casting_mode": casting_mode,
+            "device": like.device,
+        }
 
-    if TYPE_CHECKING:
+    def __call__(self, x: Tensor, weight: Tensor | None, out: Tensor) -> None:
+        _call(self, x, weight, out)
 
-        def __call__(self, x: Tensor, weight: Tensor | None, out: Tensor) -> None: ...
+    # torch.compile, which cannot look into a record, leaves it out of its graphs and says so, with
+    # this reason, where fullgraph=True forbids that: as for torch.compiler.disable(reason=…), but
+    # without its wrapper, which takes as long as the call.
+    __call__._torchdynamo_disable = True  # type: ignore[attr-defined]
+    __call__._torchdynamo_disable_msg = (  # type: ignore[attr-defined]
+        f"{_NAME} is for eager mode; use torch_mlxnorm.rms_norm under torch.compile"
+    )
+
+    def __repr__(self) -> str:
+        arguments = (f"{name}={value!r}" for name, value in self._baked.items())
+        return f"{type(self).__name__}({', '.join(arguments)})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebaked, (type(self), self._baked), self.__dict__
+
+
+_call = _C.RmsNormRecord.__call__
+
+
+def _size(name: str, value: int) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{_NAME}: {name} must be an int, got {type(value).__name__}")
+    size = index(value)
+    if size.bit_length() > 63:
+        raise ValueError(f"{_NAME}: {name} must fit in 64 bits, got {size}")
+    return size
+
+
+def _rebaked(kind: type[RmsNormRecord], baked: dict[str, Any]) -> RmsNormRecord:
+    """Of what pickle and copy know of a record."""
+    record = kind.__new__(kind)
+    RmsNormRecord.__init__(record, **baked)
+    return record

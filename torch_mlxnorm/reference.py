@@ -37,9 +37,10 @@ def _shared(scale: Tensor, dim: int) -> Tensor:
 
 
 def _norm(
-    dtype: torch.dtype, eps: float, weight_offset: float, casting_mode: CastingMode
+    dtype: torch.dtype, eps: float | None, weight_offset: float, casting_mode: CastingMode
 ) -> Callable[[Tensor, Tensor | None], Tensor]:
     """``N`` for activations of a dtype."""
+    eps = torch.finfo(torch.float32).eps if eps is None else eps
 
     def N(x: Tensor, weight: Tensor | None) -> Tensor:
         x = _exact(x)
@@ -61,7 +62,7 @@ def _rounding(dtype: torch.dtype, round_intermediates: bool) -> Callable[[Tensor
 def rms_norm(
     x: Tensor,
     weight: Tensor | None,
-    eps: float = 1e-6,
+    eps: float | None = 1e-6,
     *,
     weight_offset: float = 0.0,
     casting_mode: CastingMode = "gemma",
@@ -75,7 +76,7 @@ def rms_norm_mul(
     x: Tensor,
     weight: Tensor | None,
     scale: Tensor,
-    eps: float = 1e-6,
+    eps: float | None = 1e-6,
     *,
     activation: Activation = "none",
     weight_offset: float = 0.0,
@@ -95,7 +96,7 @@ def rms_norm_triple(
     weight_a: Tensor | None,
     weight_b: Tensor | None,
     weight_c: Tensor | None,
-    eps: float = 1e-6,
+    eps: float | None = 1e-6,
     *,
     weight_offset: float = 0.0,
     casting_mode: CastingMode = "gemma",
@@ -109,7 +110,7 @@ def add_rms_norm(
     x: Tensor,
     residual: Tensor,
     weight: Tensor | None,
-    eps: float = 1e-6,
+    eps: float | None = 1e-6,
     *,
     weight_offset: float = 0.0,
     casting_mode: CastingMode = "gemma",
@@ -126,7 +127,7 @@ def rms_norm_add(
     x: Tensor,
     residual: Tensor,
     weight: Tensor | None,
-    eps: float = 1e-6,
+    eps: float | None = 1e-6,
     *,
     scale: Tensor | None = None,
     weight_offset: float = 0.0,
@@ -145,7 +146,7 @@ def rms_norm_add_rms_norm(
     residual: Tensor,
     weight: Tensor | None,
     next_weight: Tensor | None,
-    eps: float = 1e-6,
+    eps: float | None = 1e-6,
     *,
     scale: Tensor | None = None,
     weight_offset: float = 0.0,
@@ -168,7 +169,7 @@ def fused_post_attn_triple_norm(
     weight_a: Tensor | None,
     weight_b: Tensor | None,
     weight_c: Tensor | None,
-    eps: float = 1e-6,
+    eps: float | None = 1e-6,
     *,
     weight_offset: float = 0.0,
     casting_mode: CastingMode = "gemma",
@@ -189,7 +190,7 @@ def fused_post_ff_norm2_endlayer(
     w2: Tensor,
     w3: Tensor,
     layer_scalar: Tensor,
-    eps: float = 1e-6,
+    eps: float | None = 1e-6,
     *,
     weight_offset: float = 0.0,
     casting_mode: CastingMode = "gemma",
@@ -212,7 +213,7 @@ def fused_moe_wsum_post_ff_norm2_endlayer(
     w2: Tensor,
     w3: Tensor,
     layer_scalar: Tensor,
-    eps: float = 1e-6,
+    eps: float | None = 1e-6,
     *,
     weight_offset: float = 0.0,
     casting_mode: CastingMode = "gemma",

@@ -8,15 +8,16 @@ namespace mlxnorm::ops {
 struct rms_norm_add_rms_norm {
   static constexpr const char* kArguments =
       "Tensor x, Tensor residual, Tensor? weight, Tensor? next_weight, "
-      "float eps=1e-6, *, Tensor? scale=None, float weight_offset=0.0, "
+      "float? eps=1e-6, *, Tensor? scale=None, float weight_offset=0.0, "
       "str casting_mode=\"gemma\", bool round_intermediates=False";
   static constexpr const char* kActivations[] = {"x", "residual"};
   static constexpr const char* kResults[] = {"residual_out", "out"};
 
   static NormCall check(const at::Tensor& x, const at::Tensor& residual,
-                        const OptionalTensor& weight, const OptionalTensor& next_weight, double eps,
-                        const OptionalTensor& scale, double weight_offset,
-                        std::string_view casting_mode, bool round_intermediates) {
+                        const OptionalTensor& weight, const OptionalTensor& next_weight,
+                        std::optional<double> eps, const OptionalTensor& scale,
+                        double weight_offset, std::string_view casting_mode,
+                        bool round_intermediates) {
     return NormCall(Op::rms_norm_add_rms_norm, "x", x)
         .input("residual", residual)
         .weight("weight", weight)

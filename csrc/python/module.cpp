@@ -3,8 +3,10 @@
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/utils/pybind.h>
 
+#include <cstring>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,19 +28,36 @@ std::map<std::string, std::vector<std::string>> activations() {
   return result;
 }
 
+// Python can make an object without calling __init__. Memory of zeros, which pybind11 takes from
+// here then, holds no record.
+struct OwnedRecord {
+  std::unique_ptr<mlxnorm::RmsNormRecord> record;
+
+  static void* operator new(size_t size) { return std::memset(::operator new(size), 0, size); }
+  static void operator delete(void* p) { ::operator delete(p); }
+};
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
-  using mlxnorm::RmsNormRecord;
   m.def("activations", activations);
-  py::class_<RmsNormRecord>(m, "RmsNormRecord")
-      .def(py::init([](int64_t address) {
-        return std::unique_ptr<RmsNormRecord>(reinterpret_cast<RmsNormRecord*>(address));
+  py::class_<OwnedRecord>(m, "RmsNormRecord")
+      .def(py::init([](const at::Tensor& like, at::ScalarType dtype, int64_t rows, int64_t dim,
+                       std::optional<at::ScalarType> weight_dtype, std::optional<double> eps,
+                       double weight_offset, const std::string& casting_mode) {
+        HANDLE_TH_ERRORS
+        const py::gil_scoped_release without_lock;  // Metal's compiler may take its time
+        return new OwnedRecord{
+            mlxnorm::bake(like, dtype, rows, dim, weight_dtype, eps, weight_offset, casting_mode)};
+        END_HANDLE_TH_ERRORS_PYBIND
       }))
-      .def(
-          "__call__",
-          torch::wrap_pybind_function_no_gil([](const RmsNormRecord& record, const at::Tensor& x,
-                                                const mlxnorm::OptionalTensor& weight,
-                                                const at::Tensor& out) { record(x, weight, out); }),
-          py::arg("x"), py::arg("weight"), py::arg("out"));
+      .def("__call__",
+           torch::wrap_pybind_function_no_gil([](const OwnedRecord& owned, const at::Tensor& x,
+                                                 const mlxnorm::OptionalTensor& weight,
+                                                 const at::Tensor& out) {
+             TORCH_CHECK(owned.record != nullptr,
+                         "mlxnorm::RmsNormRecord: nothing was baked: __init__ was not called");
+             (*owned.record)(x, weight, out);
+           }),
+           py::arg("x"), py::arg("weight"), py::arg("out"));
 }
