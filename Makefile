@@ -67,4 +67,4 @@ $(VENV)/.built: $(VENV)/.python setup.py $(NATIVE)
 	touch $@
 
 clean:
-	rm -rf $(VENV) build .cache *.egg-info torch_mlxnorm/_C.*so
+	rm -rf $(VENV) build .cache *.egg-info torch_mlxnorm/_C.*so torch_mlxnorm/_build.py

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -94,9 +95,11 @@ def foreign_weak_symbols(path: Path, isa: str) -> list[str]:
 @pytest.mark.skipif(sys.platform != "linux", reason="reads ELF symbols")
 @pytest.mark.parametrize("isa", SETS[1:])
 def test_isa_objects_share_no_inline_functions(isa: str) -> None:
-    build = Path(__file__).parents[1] / "build" / f"torch-{torch.__version__}" / "isa"
-    objects = sorted(build.glob(f"*_{isa}.o"))
-    assert objects, f"no objects of an editable build in {build}"
+    build = Path(__file__).parents[1] / "build"
+    name = f"torch-{torch.__version__}-{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
+    objects = sorted(build.glob(f"{name}*/isa/*_{isa}.o"))
+    if not objects:
+        pytest.skip(f"needs the objects of a build in this checkout: none in {build}/{name}")
     for path in objects:
         assert not foreign_weak_symbols(path, isa), path.name
 

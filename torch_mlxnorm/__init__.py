@@ -4,9 +4,7 @@ Importing the package registers the operators ``torch.ops.mlxnorm.*``; the funct
 their typed, documented front.
 """
 
-import torch  # noqa: F401  (first: the extension needs its libraries)
-
-from torch_mlxnorm import _C, _registrations  # noqa: F401  (registers the operators)
+from torch_mlxnorm import _extension, _registrations  # noqa: F401  (registers the operators)
 from torch_mlxnorm._version import __version__
 from torch_mlxnorm.functional import (
     Activation,

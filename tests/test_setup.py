@@ -1,0 +1,265 @@
+"""setup.py: what it does on a Mac (tests/darwin), and what it builds again."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import pytest
+import setuptools
+import torch
+from darwin import ROOT, Command, Mac, touch
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="simulates a Mac on Linux")
+
+OPS = sorted(path.stem for path in (ROOT / "shaders").glob("*.metal"))
+TORCH_OPENMP = ("torch/include/omp.h", "torch/lib/libomp.dylib")
+
+
+def build(mac: Mac, *arguments: str) -> str:
+    run = mac.setup(*(arguments or ("build_ext",)))
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout + run.stderr
+
+
+def compilations(mac: Mac) -> list[Command]:
+    return [command for command in mac.commands() if "-c" in command.arguments]
+
+
+def link(mac: Mac) -> Command:
+    (command,) = [command for command in mac.commands() if "-bundle" in command.arguments]
+    return command
+
+
+@pytest.fixture(scope="module")
+def universal(tmp_path_factory: pytest.TempPathFactory) -> Mac:
+    """The worst of Pythons: universal2, for macOS 10.13, in an environment set up for 11.0."""
+    mac = Mac(
+        tmp_path_factory.mktemp("universal"),
+        archs="-arch arm64 -arch x86_64",
+        environment={
+            "MACOSX_DEPLOYMENT_TARGET": "11.0",
+            "ARCHFLAGS": "-arch arm64 -arch x86_64",
+            "CXX": "clang++ -arch x86_64",
+            "CFLAGS": "-mmacosx-version-min=11.0",
+            "CPPFLAGS": "-mmacosx-version-min=11.0",
+            "LDFLAGS": "-mmacosx-version-min=11.0 -arch x86_64",
+        },
+    )
+    mac.has(*TORCH_OPENMP, "prefix/include/omp.h", "prefix/lib/libomp.dylib")
+    build(mac, "bdist_wheel")
+    return mac
+
+
+def test_every_source_is_compiled(universal: Mac) -> None:
+    sources = {command.source for command in compilations(universal)}
+    native = {path.name for path in (ROOT / "csrc").rglob("*") if path.suffix in (".cpp", ".mm")}
+    assert sources == native
+    assert {f"{op}.cpp" for op in OPS} < sources  # of csrc/cpu/isa
+
+
+def test_a_universal_python_builds_for_arm64_alone(universal: Mac) -> None:
+    commands = [*compilations(universal), link(universal)]
+    assert [command.values("-arch") for command in commands] == [{"arm64"}] * len(commands)
+
+
+def test_an_earlier_deployment_target_does_not_win(universal: Mac) -> None:
+    for command in (*compilations(universal), link(universal)):
+        assert command.target == "14.0"
+        assert command.starting("-mmacosx-version-min=") == {"14.0"}, command
+
+
+def test_the_wheel_says_what_it_is_for(universal: Mac) -> None:
+    (wheel,) = (universal.source / "dist").iterdir()
+    assert wheel.name.endswith("-macosx_14_0_arm64.whl")
+
+
+def test_sources_for_metal(universal: Mac) -> None:
+    """Without automatic reference counting, which the .mm files are not written for."""
+    for command in compilations(universal):
+        isa = "-DCPU_CAPABILITY=DEFAULT" in command.arguments
+        assert ("-fno-objc-arc" in command.arguments) == (not isa)
+        assert not command.starting("-mavx")
+    assert link(universal).values("-framework") == {"Metal", "Foundation"}
+
+
+def test_openmp_is_pytorchs_own(universal: Mac) -> None:
+    """No Homebrew: header and library come from PyTorch's wheel, also where others lie about."""
+    threaded = [c for c in compilations(universal) if "-fopenmp" in c.arguments]
+    assert {"parallel.cpp"} <= {command.source for command in threaded}
+    for command in threaded:
+        assert command.values("-Xclang") == {"-fopenmp"}
+        assert f"-I{universal.torch}/include" in command.arguments
+    libraries = [a for a in link(universal).arguments if a.endswith("libomp.dylib")]
+    assert libraries == [f"{universal.torch}/lib/libomp.dylib"]
+
+
+def test_a_plain_mac(tmp_path: Path) -> None:
+    """A Python for arm64, Homebrew's kind; its OpenMP alone; a target of the user's own."""
+    omp = tmp_path / "omp"
+    mac = Mac(tmp_path, environment={"MACOSX_DEPLOYMENT_TARGET": "15.4", "OMP_PREFIX": str(omp)})
+    mac.has("omp/include/omp.h", "omp/lib/libomp.dylib")
+    build(mac)
+    commands = [*compilations(mac), link(mac)]
+    for command in commands:
+        assert command.target == "15.4"
+        assert command.starting("-mmacosx-version-min=") == {"15.4"}
+        assert command.values("-arch") == {"arm64"}
+    assert any(f"-I{omp}/include" in command.arguments for command in commands)
+    assert str(omp / "lib/libomp.dylib") in link(mac).arguments
+
+
+def test_a_mac_without_openmp_or_xcrun(tmp_path: Path) -> None:
+    """Builds all the same, and says what is missing."""
+    mac = Mac(tmp_path)
+    said = build(mac)
+    assert f"warning: no omp.h in {mac.torch}, " in said
+    assert "CPU kernels will use one thread (OMP_PREFIX=" in said
+    assert not any("-fopenmp" in command.arguments for command in compilations(mac))
+    assert not any(argument.endswith("libomp.dylib") for argument in link(mac).arguments)
+    (header,) = (mac.source / "build").glob("*/generated/embedded_shaders.h")
+    assert header.read_text().count("nullptr, 0") == len(OPS)
+
+
+@pytest.fixture(scope="module")
+def functions() -> dict[str, Any]:
+    """What setup.py defines."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(setuptools, "setup", lambda **_: None)
+        patch.setenv("PATH", os.environ["PATH"])  # setup.py adds to it
+        return runpy.run_path(str(ROOT / "setup.py"))
+
+
+@pytest.mark.parametrize(
+    "files, header, library",
+    [
+        # Never a second runtime beside PyTorch's.
+        (TORCH_OPENMP + ("brew/include/omp.h", "brew/lib/libomp.dylib"), "torch", "torch"),
+        (
+            ("torch/lib/libomp.dylib", "brew/include/omp.h", "brew/lib/libomp.dylib"),
+            "brew",
+            "torch",
+        ),
+        (("brew/include/omp.h", "brew/lib/libomp.dylib"), "brew", "brew"),
+    ],
+)
+def test_openmp(
+    files: tuple[str, ...], header: str, library: str, tmp_path: Path, functions: dict[str, Any]
+) -> None:
+    touch(tmp_path, *files)
+    compile_flags, link_flags = functions["openmp"]([tmp_path / "torch", tmp_path / "brew"])
+    assert compile_flags == ["-Xclang", "-fopenmp", f"-I{tmp_path / header}/include"]
+    assert link_flags == [f"{tmp_path / library}/lib/libomp.dylib"]
+
+
+@pytest.mark.parametrize(
+    "files, missing",
+    [((), "omp.h"), (TORCH_OPENMP[:1], "libomp.dylib"), (TORCH_OPENMP[1:], "omp.h")],
+)
+def test_half_an_openmp_is_none(
+    files: tuple[str, ...],
+    missing: str,
+    tmp_path: Path,
+    functions: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    touch(tmp_path, *files)
+    places = [tmp_path / "torch", tmp_path / "brew"]
+    assert functions["openmp"](places) == ([], [])
+    assert f"warning: no {missing} in {places[0]}, {places[1]}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "preset, target",
+    [
+        *((None, "14.0"), ("", "14.0"), ("10.9", "14.0"), ("11.0", "14.0"), ("13.99", "14.0")),
+        *(("14", "14.0"), ("14.0", "14.0"), ("14.2.1", "14.2"), ("15.0", "15.0"), ("26", "26.0")),
+    ],
+)
+def test_deployment_target(preset: str | None, target: str, functions: dict[str, Any]) -> None:
+    assert functions["deployment_target"](preset) == target
+
+
+@pytest.mark.parametrize(
+    "command, kept",
+    [
+        ("clang -arch x86_64 -g -arch arm64", "clang -g"),
+        ("clang++ -mmacosx-version-min=11.0 -O2 -mmacos-version-min=11.0", "clang++ -O2"),
+        ("clang -march=armv8.2-a -archive '-I/a b'", "clang -march=armv8.2-a -archive '-I/a b'"),
+    ],
+)
+def test_without_targets(command: str, kept: str, functions: dict[str, Any]) -> None:
+    assert functions["without_targets"](shlex.split(command)) == shlex.split(kept)
+
+
+def test_a_deployment_target_that_is_none(tmp_path: Path) -> None:
+    run = Mac(tmp_path, environment={"MACOSX_DEPLOYMENT_TARGET": "sonoma"}).setup("build_ext")
+    assert run.returncode != 0
+    assert "MACOSX_DEPLOYMENT_TARGET must be a version such as 14.0, got 'sonoma'" in run.stderr
+
+
+def test_an_intel_mac_is_refused(tmp_path: Path) -> None:
+    mac = Mac(tmp_path, machine="x86_64", archs="-arch x86_64")
+    run = mac.setup("build_ext")
+    assert run.returncode != 0
+    assert "needs Apple silicon on macOS, and a Python for it: this one is for x86_64" in run.stderr
+    assert not (tmp_path / "log").exists()
+
+
+# What setup.py builds again, shown on a small project with its layout.
+
+SMALL = {
+    "csrc/cpu/isa/one.cpp": '#include "shared.h"\nstatic int one = shared;\n',
+    "csrc/cpu/isa/two.cpp": "static int two = 2;\n",
+    "csrc/cpu/isa/shared.h": "static int shared = 1;\n",
+    "csrc/module.cpp": "#include <Python.h>\n"
+    "PyMODINIT_FUNC PyInit__C() { static PyModuleDef def{}; return PyModule_Create(&def); }\n",
+    "torch_mlxnorm/__init__.py": "",
+    "torch_mlxnorm/_version.py": '__version__ = "0"\n',
+}
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    for name, text in SMALL.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    return tmp_path
+
+
+def built(small: Path, **environment: str) -> set[str]:
+    """The instruction sets' objects that a build makes anew."""
+    command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
+    times = {path.name: path.stat().st_mtime_ns for path in small.glob("build/*/isa/*.o")}
+    subprocess.run(command, cwd=small, env=os.environ | environment, check=True)
+    objects = {path.name: path.stat().st_mtime_ns for path in small.glob("build/*/isa/*.o")}
+    return {name.split("_")[0] for name, time in objects.items() if times.get(name) != time}
+
+
+def test_what_is_built_again(small: Path) -> None:
+    """What a changed source, header or flag touches, and nothing else; in a folder of its own for
+    each PyTorch, platform and Python."""
+    assert built(small) == {"one", "two"}
+    (small / "csrc/cpu/isa/two.cpp").write_text("static int two = 3;\n")
+    assert built(small) == {"two"}
+    (small / "csrc/cpu/isa/shared.h").write_text("static int shared = 2;\n")
+    assert built(small) == {"one"}
+    setup = small / "setup.py"
+    setup.write_text(setup.read_text().replace('["-O3", ', '["-O1", '))
+    assert built(small) == {"one", "two"}
+
+    (folder,) = (small / "build").glob("torch-*")
+    python = f"cpython-{sys.version_info[0]}{sys.version_info[1]}{sys.abiflags}"
+    assert folder.name == f"torch-{torch.__version__}-{sysconfig.get_platform()}-{python}"
+    record = runpy.run_path(str(small / "torch_mlxnorm/_build.py"))
+    assert (record["TORCH"], record["VERSION"]) == (torch.__version__, "0")
