@@ -153,7 +153,7 @@ def test_a_run_that_hangs_is_ended(tmp_path: Path) -> None:
 # ---- planted faults -----------------------------------------------------------------------------
 
 
-def off_by_a_bit(results: Any, kinds: type = torch.Tensor) -> Any:
+def off_by_a_bit(results: Any) -> Any:
     """One element of the last result, by one unit in the last place (in float32 by 64, which leaves
     no doubt that it is not rounding)."""
     tensor = results if isinstance(results, torch.Tensor) else results[-1]
@@ -323,6 +323,14 @@ def test_mlx(examine, monkeypatch, broken: bool) -> None:
 def test_without_mlx(examine, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "mlx", None)
     assert _examinations.mlx() is None
+
+
+def test_says_what_the_extension_was_built_for(examine, monkeypatch) -> None:
+    record = types.SimpleNamespace(TORCH="2.13.0", METALLIBS=("rms_norm", "rms_norm_add"))
+    monkeypatch.setattr(torch_mlxnorm, "_build", record, raising=False)
+    _, _, report = examine("environment")
+    facts = {row["name"]: row["value"] for row in section(report, "environment")["rows"]}
+    assert facts["built for"] == "torch 2.13.0, metallibs: rms_norm, rms_norm_add"
 
 
 def test_names_a_mac(monkeypatch, tmp_path: Path) -> None:

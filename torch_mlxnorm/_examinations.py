@@ -213,6 +213,7 @@ def environment(setting: Setting) -> Iterator[Row]:
     mps, simulated = torch.backends.mps, ", simulated Metal" if setting.simulated else ""
     yield Fact("torch_mlxnorm", f"{torch_mlxnorm.__version__}, {Path(__file__).parent}")
     yield Fact("torch", f"{torch.__version__}, git {torch.version.git_version}")
+    yield Fact("built for", built_for())
     yield Fact("mlx", "not installed" if (mx := mlx()) is None else mx.__version__)
     yield Fact("python", f"{platform.python_version()}, {platform.machine()}")
     yield Fact("system", platform.platform())
@@ -223,6 +224,14 @@ def environment(setting: Setting) -> Iterator[Row]:
     yield Fact("CPU capability", torch.backends.cpu.get_cpu_capability())
     yield Fact("CPU threads", str(torch.get_num_threads()))
     yield Fact("TORCH_MLXNORM_KERNEL", os.environ.get("TORCH_MLXNORM_KERNEL", "not set"))
+
+
+def built_for() -> str:
+    try:
+        from torch_mlxnorm import _build  # written by setup.py
+    except ImportError:
+        return "not recorded"
+    return f"torch {_build.TORCH}, metallibs: {', '.join(_build.METALLIBS) or 'none'}"
 
 
 def processor() -> str:
