@@ -27,10 +27,12 @@ ISA_CXX_FLAGS = [*CXX_FLAGS, "-ffp-contract=off"]
 
 # csrc/cpu/isa is compiled once for each, as PyTorch compiles its own CPU kernels. On arm64 the
 # default already has vectors (NEON).
+# Loops of few instructions lose up to 8 % of their speed where they begin badly.
+X86_FLAGS = ["-mfma", "-mf16c", "-falign-loops=32"]
 ISA_FLAGS = {
     "DEFAULT": [],
-    "AVX2": ["-mavx2", "-mfma", "-mf16c"],
-    "AVX512": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mf16c"],
+    "AVX2": ["-mavx2", *X86_FLAGS],
+    "AVX512": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", *X86_FLAGS],
 }
 if platform.machine() not in ("x86_64", "AMD64"):
     ISA_FLAGS = {"DEFAULT": []}

@@ -66,6 +66,10 @@ extern "C" int dispatch_rows(int dtype, int64_t rows, int64_t dim, int most, int
   return int(all.size());
 }
 
+extern "C" float inverse(int64_t dim) {
+  return inverse_of(dim);
+}
+
 extern "C" int aligned(const int64_t* strides, int64_t byte_offset, int type, int dtype) {
   return rows_aligned({strides[0], strides[1], strides[2], 1, 1}, byte_offset,
                       operand_type_of(DType(type)), DType(dtype));
@@ -118,6 +122,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
         ctypes.c_int,
         ctypes.c_void_p,
     ]
+    loaded.inverse.argtypes, loaded.inverse.restype = [ctypes.c_int64], ctypes.c_float
     loaded.aligned.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_int]
     return loaded
 
@@ -227,6 +232,13 @@ def test_vector_access_needs_whole_aligned_words(library: ctypes.CDLL) -> None:
         plan(library, "float32", 1, 35, choice="vector")
     with pytest.raises(ValueError, match='TORCH_MLXNORM_KERNEL must be .* got "fast"'):
         plan(library, "float32", 1, 36, choice="fast")
+
+
+def test_the_inverse_of_a_dim_is_rounded_once(library: ctypes.CDLL) -> None:
+    """1 / float(dim), rounded twice, is another float for a quarter of the dims above 2^24."""
+    long_rows = [*range(2**24 + 1, 2**24 + 200, 2), 2**31 - 1, 2**31]
+    for dim in [*range(1, 300), *long_rows]:
+        assert library.inverse(dim) == ctypes.c_float(1 / dim).value, dim
 
 
 @pytest.mark.parametrize(
