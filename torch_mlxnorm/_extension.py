@@ -14,7 +14,7 @@ from torch_mlxnorm._version import __version__
 OLDEST_TORCH = (2, 8)
 _PACKAGE = Path(__file__).parent
 _REBUILD = (
-    "Build it again, in the folder of its source:\n"
+    "To build it, in the folder of its source:\n"
     "    pip install --no-build-isolation --no-deps --force-reinstall ."
 )
 
