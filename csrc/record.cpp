@@ -27,6 +27,10 @@ bool is_plain(const at::Tensor& tensor) {
          dense;
 }
 
+bool has_tangent(const at::Tensor& tensor) {
+  return tensor._fw_grad(/*level=*/0).defined();
+}
+
 }  // namespace
 
 RmsNormRecord::RmsNormRecord(const Spec& spec) : spec_(spec) {
@@ -96,6 +100,9 @@ void RmsNormRecord::operator()(const at::Tensor& x, const OptionalTensor& weight
               kName,
               ": inference only, but an argument requires grad; call it under "
               "torch.no_grad()");
+  TORCH_CHECK_NOT_IMPLEMENTED(
+      !has_tangent(x) && !has_tangent(out) && !(weight.has_value() && has_tangent(*weight)), kName,
+      ": inference only, it has no forward-mode derivative, but an argument has a tangent");
   check_may_be_written(kName, "out", out);
   run(x, weight, out);
   bump_version(out);

@@ -156,6 +156,17 @@ def test_a_tangent_is_refused(where: str, op: Op) -> None:
     assert not any(result.requires_grad for result in call())
 
 
+def test_record_refuses_a_tangent(device: str) -> None:
+    record = RmsNormRecord(torch.float32, 2, 8, device=device)
+    tensors = [randn(2, 8, device=device), randn(8, device=device), randn(2, 8, device=device)]
+    with forward_ad.dual_level(), torch.no_grad():
+        for i in range(len(tensors)):
+            dual = forward_ad.make_dual(tensors[i], torch.ones_like(tensors[i]))
+            with pytest.raises(NotImplementedError, match="no forward-mode derivative"):
+                record(*tensors[:i], dual, *tensors[i + 1 :])
+        record(*tensors)
+
+
 @each_op
 def test_functional_gradients_say_so(device: str, op: Op) -> None:
     call = op.call((2,), 8, torch.float32, device)

@@ -11,23 +11,10 @@ from torch import Tensor
 
 import torch_mlxnorm
 from torch_mlxnorm import reference
+from torch_mlxnorm._roles import Role, role
 
-Role = Literal["activation", "experts", "weight", "scale", "routing_weights"]
 ScaleKind = Literal["one", "dim", "rows"]
 TOP_K = 8  # experts a token
-
-
-def role(name: str) -> Role:
-    """What an operator's tensor argument of this name is."""
-    special: dict[str, Role] = {
-        "expert_outputs": "experts",
-        "routing_weights": "routing_weights",
-        "scale": "scale",
-        "layer_scalar": "scale",
-        "w2": "weight",
-        "w3": "weight",
-    }
-    return special.get(name, "weight" if "weight" in name else "activation")
 
 
 def activations(shape: list[int], dtype: torch.dtype, generator: torch.Generator) -> Tensor:

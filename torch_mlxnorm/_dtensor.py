@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from torch_mlxnorm._roles import (
-    ACTIVATIONS,
+    OPS,
     bound,
     is_written,
     name_of,
@@ -79,7 +79,7 @@ def _register(library: torch.library.Library) -> None:
     from torch.distributed.tensor import DTensor
     from torch.distributed.tensor.experimental import register_sharding
 
-    for name in ACTIVATIONS:
+    for name in OPS:
         packet = getattr(torch.ops.mlxnorm, name)
         register_sharding(packet.default)(_shardings(packet.default))
         library._register_torch_dispatch_rule(f"{name}.out", DTensor, _write)

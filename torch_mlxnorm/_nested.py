@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nested._internal.nested_tensor import NestedTensor
 
-from torch_mlxnorm._roles import ACTIVATIONS, bound, name_of, rows_of, tensor_arguments
+from torch_mlxnorm._roles import bound, name_of, rows_of, tensor_arguments
 
 
 def _like(x: NestedTensor, values: Tensor) -> NestedTensor:
@@ -23,8 +23,7 @@ def _run(
 ) -> Any:
     given = bound(op, args, kwargs or {})
     tensors = tensor_arguments(given)
-    first = ACTIVATIONS[name_of(op)][0]
-    x = tensors[first]
+    first, x = next(iter(tensors.items()))
     rows = rows_of(op, {name: tensor.shape for name, tensor in tensors.items()})
     for name, tensor in tensors.items():
         nested = isinstance(tensor, NestedTensor)

@@ -1,23 +1,37 @@
-"""What the tensor arguments of an operator are, for those who take a call apart: vmap, DTensor and
-nested tensors."""
+"""What the tensor arguments of an operator are, for those who take a call apart or make one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from torch_mlxnorm import _C
 
-# The names of each operator's activations.
-ACTIVATIONS: dict[str, list[str]] = _C.activations()
+# The operators' names, in the order of the README.
+OPS: list[str] = _C.ops()
+
+Role = Literal["activation", "experts", "weight", "scale", "routing_weights"]
+
+
+def role(name: str) -> Role:
+    """What an operator's tensor argument of this name is."""
+    special: dict[str, Role] = {
+        "expert_outputs": "experts",
+        "routing_weights": "routing_weights",
+        "scale": "scale",
+        "layer_scalar": "scale",
+        "w2": "weight",
+        "w3": "weight",
+    }
+    return special.get(name, "weight" if "weight" in name else "activation")
 
 
 def overloads() -> list[torch._ops.OpOverload]:
     """Both overloads of every operator."""
-    packets = [getattr(torch.ops.mlxnorm, name) for name in ACTIVATIONS]
+    packets = [getattr(torch.ops.mlxnorm, name) for name in OPS]
     return [overload for packet in packets for overload in (packet.default, packet.out)]
 
 
@@ -44,15 +58,13 @@ def is_written(op: torch._ops.OpOverload, name: str) -> bool:
 
 def rows_of(op: torch._ops.OpOverload, shapes: Mapping[str, torch.Size]) -> list[str]:
     """The tensors that have rows of their own for each row of the results; the others, such as
-    weights, are shared by all rows."""
-    activations = ACTIVATIONS[name_of(op)]
-    x = shapes[activations[0]]
+    weights, are shared by all rows. The first tensor is an activation, or the experts."""
+    x = next(iter(shapes.values()))
     return [
         name
         for name, shape in shapes.items()
-        if name in activations
-        or is_written(op, name)
-        or name == "routing_weights"
+        if is_written(op, name)
+        or role(name) in ("activation", "experts", "routing_weights")
         # rms_norm_mul's may be either.
         or (name == "scale" and name_of(op) == "rms_norm_mul" and shape == x)
     ]

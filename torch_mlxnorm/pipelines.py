@@ -18,23 +18,9 @@ import torch
 from torch import Tensor
 
 from torch_mlxnorm import functional
+from torch_mlxnorm._roles import OPS, role
 from torch_mlxnorm.functional import Activation, CastingMode
 
-_OPS = {
-    op: op.__name__
-    for op in (
-        functional.rms_norm,
-        functional.rms_norm_mul,
-        functional.rms_norm_triple,
-        functional.add_rms_norm,
-        functional.rms_norm_add,
-        functional.rms_norm_add_rms_norm,
-        functional.fused_post_attn_triple_norm,
-        functional.fused_post_ff_norm2_endlayer,
-        functional.fused_moe_wsum_post_ff_norm2_endlayer,
-    )
-}
-_NAMES = tuple(_OPS.values())
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 # As csrc counts operands (shaders/params.h): four weights, the scale, routing weights.
@@ -112,7 +98,7 @@ def warm_up(
         TypeError: an unsupported dtype.
         RuntimeError: Metal's compiler failed.
     """
-    names = _NAMES if ops is None else tuple(dict.fromkeys(map(_name, _several(ops, _is_op))))
+    names = tuple(OPS) if ops is None else tuple(dict.fromkeys(map(_name, _several(ops, _is_op))))
     dtypes = _several(dtypes, lambda d: isinstance(d, torch.dtype))
     dims = tuple(map(index, _several(dims, lambda d: hasattr(d, "__index__"))))
     left_out = None if missing is None else frozenset(_several(missing, _is_name))
@@ -173,14 +159,14 @@ class _Arguments:
         for argument in getattr(torch.ops.mlxnorm, name).default._schema.arguments:
             if "Tensor" not in str(argument.type):
                 self.options.append(argument.name)
-            elif argument.name in ("scale", "layer_scalar"):
+            elif role(argument.name) == "scale":
                 self.operands[argument.name] = _SCALE
-            elif argument.name == "routing_weights":
+            elif role(argument.name) == "routing_weights":
                 self.operands[argument.name] = _ROUTING_WEIGHTS
-            elif "weight" in argument.name or argument.name in ("w2", "w3"):
+            elif role(argument.name) == "weight":
                 self.operands[argument.name] = weights
                 weights += 1
-            if "Optional" in str(argument.type):
+            if str(argument.type) == "Optional[Tensor]":
                 self.optional.append(argument.name)
 
     def variants(
@@ -220,9 +206,9 @@ def _several(values: Any, is_one: Callable[[Any], bool]) -> tuple[Any, ...]:
 
 
 def _name(op: Operator) -> str:
-    name = op if isinstance(op, str) else _OPS.get(op)
-    if name not in _NAMES:
-        raise ValueError(f"mlxnorm::warm_up: ops must be among {', '.join(_NAMES)}, got {op!r}")
+    name = op if isinstance(op, str) else getattr(op, "__name__", "")
+    if name not in OPS or op not in (name, getattr(functional, name)):
+        raise ValueError(f"mlxnorm::warm_up: ops must be among {', '.join(OPS)}, got {op!r}")
     return name
 
 

@@ -4,28 +4,21 @@
 #include <torch/csrc/utils/pybind.h>
 
 #include <cstring>
-#include <map>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "../ops/ops.h"
 #include "../record.h"
 
 namespace py = pybind11;
 
 namespace {
 
-std::map<std::string, std::vector<std::string>> activations() {
-  std::map<std::string, std::vector<std::string>> result;
-#define MLXNORM_ACTIVATIONS(op)                             \
-  for (const char* name : mlxnorm::ops::op::kActivations) { \
-    result[#op].emplace_back(name);                         \
-  }
-  MLXNORM_FOR_EACH_OP(MLXNORM_ACTIVATIONS)
-#undef MLXNORM_ACTIVATIONS
-  return result;
+std::vector<std::string> ops() {
+#define MLXNORM_NAME(op) #op,
+  return {MLXNORM_FOR_EACH_OP(MLXNORM_NAME)};
+#undef MLXNORM_NAME
 }
 
 // Python can make an object without calling __init__. Memory of zeros, which pybind11 takes from
@@ -40,7 +33,7 @@ struct OwnedRecord {
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
-  m.def("activations", activations);
+  m.def("ops", ops);
   py::class_<OwnedRecord>(m, "RmsNormRecord")
       .def(py::init([](const at::Tensor& like, at::ScalarType dtype, int64_t rows, int64_t dim,
                        std::optional<at::ScalarType> weight_dtype, std::optional<double> eps,
