@@ -50,8 +50,14 @@ TORCH_LIBRARY(mlxnorm, m) {
   m.def("_compiled_kernels(Tensor like) -> (str[] names, str[] origins, float[] seconds)");
 }
 
-// Devices that compile nothing at run time.
+// Devices without records, and those that compile nothing at run time.
 TORCH_LIBRARY_IMPL(mlxnorm, CompositeExplicitAutograd, m) {
+  m.impl("_bake_rms_norm",
+         [](const at::Tensor& like, at::ScalarType, int64_t, int64_t, std::optional<at::ScalarType>,
+            std::optional<double>, double, std::string_view) -> int64_t {
+           TORCH_CHECK_NOT_IMPLEMENTED(
+               false, "mlxnorm::RmsNormRecord: device must be cpu or mps, got ", like.device());
+         });
   m.impl("_warm_up", [](const at::Tensor&, std::string_view op, int64_t,
                         const c10::List<std::optional<at::Tensor>>&, bool, bool,
                         std::string_view activation, std::string_view casting_mode, bool) {

@@ -14,7 +14,7 @@ from typing import Any
 import metal_sim
 import pytest
 import torch
-from ops import Op, each_op
+from ops import OPS, Op, each_op
 from tensors import DTYPES, misaligned, type_id
 
 import torch_mlxnorm
@@ -99,6 +99,15 @@ def test_warm_up_has_the_options_of_calls(simulated_mps: str, op: Op, float32: s
     assert pipelines_made(call) == 0
     # Few rows and many: nothing else was made.
     assert pipelines_made(lambda: warm_up(op.name, torch.float16, 328, **exactly)) == 0
+
+
+def test_warm_up_of_a_16_bit_scale_beside_float32(simulated_mps: str) -> None:
+    """Rounded to its own dtype when it is activated, though nothing else is."""
+    call = OPS["rms_norm_mul"].call((2,), 336, torch.float32, "mps", scale="dim")
+    call = call.mapped(torch.Tensor.bfloat16, ["scale"]).under(**OPTIONS)
+    types = {"scale": torch.bfloat16}
+    warm_up("rms_norm_mul", torch.float32, 336, missing=(), operand_dtypes=types, **OPTIONS)
+    assert pipelines_made(call) == 0
 
 
 def test_warm_up_makes_no_more_than_it_is_asked_for(simulated_mps: str) -> None:

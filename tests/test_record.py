@@ -175,7 +175,7 @@ def test_refuses_tensors_that_stand_for_others() -> None:
         ({"dtype": torch.float64}, TypeError, "got float64"),
         ({"casting_mode": "qwen"}, ValueError,
          'casting_mode must be "gemma" or "llama", got "qwen"'),
-        ({"device": "meta"}, NotImplementedError, "_bake_rms_norm"),
+        ({"device": "meta"}, NotImplementedError, "device must be cpu or mps, got meta"),
     ],
 )  # fmt: skip
 def test_bakes_only_what_there_is(
