@@ -23,7 +23,13 @@ from cross_compile import (  # noqa: E402
     retain_count_warnings,
 )
 from cross_compile.product import CSRC, product_paths, product_sources  # noqa: E402
-from cross_compile.symbols import demangle, listed_versions, missing, read_exports  # noqa: E402
+from cross_compile.symbols import (  # noqa: E402
+    demangle,
+    listed_versions,
+    missing,
+    read_exports,
+    undefined_symbols,
+)
 
 TORCH_INCLUDE = Path(torch.__file__).parent / "include"
 TORCH_VERSION = torch.__version__.partition("+")[0]
@@ -36,9 +42,9 @@ def name_of(path: Path) -> str:
 
 def unresolved(objects: list[Path], version: str) -> list[str]:
     """Readable complaints about symbols that `version` of PyTorch does not offer."""
-    # Signatures outside the MPS interface may differ between the headers at hand and another
-    # version's; update_exports --check compiles against each version's own.
-    absent = missing(objects, read_exports(version), only_mps=version != TORCH_VERSION)
+    # Other signatures may differ between the headers at hand and another version's;
+    # update_exports --check compiles against each version's own.
+    absent = missing(objects, read_exports(version), only_stable=version != TORCH_VERSION)
     return [
         f"{', '.join(users)}: torch {version} does not export {demangle(name)} ({name}); "
         "run update_exports if it does"
@@ -68,6 +74,13 @@ def test_needs_only_exported_symbols(version: str, product: dict[Path, Outcome])
     objects = [outcome.object for outcome in product.values() if outcome.object is not None]
     assert len(objects) == len(product), "not every file compiled"
     assert not unresolved(objects, version)
+
+
+def test_exp_on_arm64_is_that_of_x86(product: dict[Path, Outcome]) -> None:
+    """Sleef's, not libm's: setup.py has the macro that chooses, and product.py follows it."""
+    assert "AT_BUILD_ARM_VEC256_WITH_SLEEF" in (CSRC.parent / "setup.py").read_text()
+    needed = undefined_symbols(product[CSRC / "cpu/isa/rms_norm_mul.cpp"].object)
+    assert "_Sleef_expf4_u10" in needed and "_expf" not in needed
 
 
 @pytest.mark.parametrize("path", sorted(CSRC.rglob("*.mm")), ids=name_of)
@@ -123,6 +136,16 @@ def test_symbol_of_another_version_is_named(version: str, absent: str, tmp_path:
     assert outcome.object is not None, outcome.diagnostics
     (complaint,) = unresolved([outcome.object], version)
     assert complaint.startswith(f"not_exported.o: torch {version} does not export {absent}(")
+
+
+@pytest.mark.parametrize("version", listed_versions())
+def test_missing_vector_math_is_named(version: str, tmp_path: Path) -> None:
+    outcome = compile_source(
+        Source(SELFTEST / "vector_math.cpp"), tmp_path / "vector_math.o", TORCH_INCLUDE
+    )
+    assert outcome.object is not None, outcome.diagnostics
+    (complaint,) = unresolved([outcome.object], version)
+    assert complaint.startswith(f"vector_math.o: torch {version} does not export Sleef_expf4_u00 ")
 
 
 def test_forbidden_header_is_named() -> None:

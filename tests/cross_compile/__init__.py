@@ -14,6 +14,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1]
 APPLE_HEADERS = TESTS / "apple_headers"
+ARM64_HEADERS = TESTS / "cross_compile" / "arm64"
 TARGET = "aarch64-macos.14.0"  # setup.py's deployment target: bfloat needs Metal 3.1
 FLAGS = (
     "-O1",
@@ -59,6 +60,8 @@ def torch_includes(root: Path) -> tuple[Path, ...]:
 
 def _command(source: Source, torch_include: Path) -> list[str]:
     system = (APPLE_HEADERS, *torch_includes(torch_include))
+    if "float32x4_t" not in (torch_include / "sleef.h").read_text():  # a wheel for x86-64
+        system = (ARM64_HEADERS, *system)
     return [
         *(sys.executable, "-m", "ziglang", "c++", "-target", TARGET),
         *FLAGS,

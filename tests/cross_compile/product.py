@@ -12,7 +12,11 @@ ROOT = Path(__file__).resolve().parents[2]
 CSRC = ROOT / "csrc"
 
 # csrc/cpu/isa is compiled once for each instruction set; on arm64 there is one.
-ISA_DEFINES = ("CPU_CAPABILITY=DEFAULT", "CPU_CAPABILITY_DEFAULT")
+ISA_DEFINES = (
+    "CPU_CAPABILITY=DEFAULT",
+    "CPU_CAPABILITY_DEFAULT",
+    "AT_BUILD_ARM_VEC256_WITH_SLEEF",
+)
 
 
 def product_sources(generated: Path) -> list[Source]:

@@ -38,8 +38,8 @@ SYSTEM = re.compile(
     r"|__?Py[A-Z_]"  # Python's, which the interpreter brings
 )
 
-# PyTorch's interface for MPS: what DESIGN promises to need of every release alike.
-MPS = re.compile(r"__ZNK?2at(?:3mps|6native3mps)")
+# What is needed of every release alike: PyTorch's interface for MPS, and its vector math.
+STABLE = re.compile(r"__ZNK?2at(?:3mps|6native3mps)|_Sleef_")
 
 
 def _parse(file: str | bytes) -> lief.MachO.FatBinary:
@@ -111,7 +111,7 @@ def demangle(name: str) -> str:
 
 
 def missing(
-    objects: Iterable[Path], exports: Iterable[str], *, only_mps: bool = False
+    objects: Iterable[Path], exports: Iterable[str], *, only_stable: bool = False
 ) -> dict[str, list[str]]:
     """Symbols that nobody provides, each with the objects that need it."""
     objects = list(objects)
@@ -119,6 +119,6 @@ def missing(
     found: dict[str, list[str]] = {}
     for path in objects:
         for name in undefined_symbols(path) - provided:
-            if not from_system(name) and (not only_mps or MPS.match(name)):
+            if not from_system(name) and (not only_stable or STABLE.match(name)):
                 found.setdefault(name, []).append(path.name)
     return found

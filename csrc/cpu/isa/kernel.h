@@ -130,7 +130,7 @@ struct RowBlock {
 
   Block operand(int index, const void* values) const {
     return with_type<T>(operand_type(call.operand_types, index), values,
-                        [this](auto* typed) { return load(typed); });
+                        [this](auto* typed) { return this->load(typed); });
   }
 
   float element(int index, const void* values, int64_t k) const {

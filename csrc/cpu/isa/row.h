@@ -23,6 +23,9 @@ constexpr int64_t kBlock = 2 * kVec;
 
 struct Block {
   Vec low, high;
+
+  // As an aggregate GCC 12 would pass it through the stack on arm64.
+  Block(Vec low_half, Vec high_half) : low(low_half), high(high_half) {}
 };
 
 inline Block splat(float value) {
