@@ -115,16 +115,21 @@ def _fitted(factor: Tensor, x: Tensor) -> Tensor:
     return factor if factor.shape == x.shape else factor.reshape(factor.shape[-1:] or (1,))
 
 
-def activate_in_float32(activation: Activation, scale: Tensor) -> Tensor:
+def activate(activation: Activation, t: Tensor) -> Tensor:
+    """As PyTorch does, in the tensor's dtype."""
     match activation:
         case "silu":
-            return F.silu(scale.float())
+            return F.silu(t)
         case "gelu_tanh":
-            return F.gelu(scale.float(), approximate="tanh")
+            return F.gelu(t, approximate="tanh")
         case "sigmoid":
-            return torch.sigmoid(scale.float())
+            return torch.sigmoid(t)
         case _:
-            return scale
+            return t
+
+
+def activate_in_float32(activation: Activation, scale: Tensor) -> Tensor:
+    return activate(activation, scale.float())
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,18 @@ from typing import Any
 
 import pytest
 import torch
-from ops import OPERANDS, OPS, Op, assert_all_same_bits, each_op, each_op_and_types, each_op_that
+from ops import (
+    OPERANDS,
+    OPS,
+    Op,
+    assert_all_same_bits,
+    check,
+    each_op,
+    each_op_and_types,
+    each_op_that,
+)
 from oracle import assert_same_bits, different_bits
+from steps import activate, activate_in_float32
 from tensors import DTYPES, misaligned, type_id
 
 # Kernels for rows of three lengths on MPS, and rows that do not fill their words.
@@ -77,14 +87,33 @@ def test_an_activation_seldom_differs_from_pytorch(
 ) -> None:
     """By one or two bits: where exp differs in the last bits of float32, it takes the result across
     a boundary between two values, which are 2**13 such bits apart in float16 and 2**16 in bfloat16.
-    Ours and PyTorch's gelu_tanh may be 16 apart."""
+
+    PyTorch's gelu_tanh adds 1 to tanh, which cancels where tanh is close to -1: by how much depends
+    on its version and the machine. Float64 says where it is right; ours has to be everywhere."""
+    eps = torch.finfo(dtype).eps
     for float32 in ("none", "all"):
         call = OPS["rms_norm_mul"].call((40,), 1000, dtype, device, scale="rows", float32=float32)
         call = call.under(activation=activation, round_intermediates=True)
-        (ours,), (theirs,) = call(), call.chain()
+        (ours,), (theirs,) = check(call), call.chain()
+        right = activates_rightly(activation, call["scale"].cpu(), eps / 64)
+        assert right.double().mean() > 0.97  # all but a tail of gelu_tanh's
+        ours, theirs = ours.cpu()[right], theirs.cpu()[right]
         assert different_bits(ours, theirs).double().mean() < seldom
-        step = 2 * torch.finfo(dtype).eps
-        torch.testing.assert_close(ours, theirs, rtol=step, atol=torch.finfo(dtype).tiny)
+        torch.testing.assert_close(ours, theirs, rtol=2 * eps, atol=torch.finfo(dtype).tiny)
+
+
+def activates_rightly(activation: str, scale: torch.Tensor, relative: float) -> torch.Tensor:
+    """Where PyTorch's activation in float32 is that close to the one in float64."""
+    exact = activate(activation, scale.double())
+    return (activate_in_float32(activation, scale) - exact).abs() <= relative * exact.abs()
+
+
+def test_where_pytorch_cancels_it_is_not_right() -> None:
+    """1 + tanh(u) is 1e-6 at x = -4.2 and has an error of 3e-8."""
+    scale = torch.linspace(-5.0, 5.0, 10_001)
+    wrong = ~activates_rightly("gelu_tanh", scale, 2.0**-13)
+    assert wrong.any() and scale[wrong].max() < -2.0
+    assert activates_rightly("silu", scale, 2.0**-13).all()
 
 
 # ---- the same row -------------------------------------------------------------------------------
