@@ -132,6 +132,19 @@ def activate_in_float32(activation: Activation, scale: Tensor) -> Tensor:
     return activate(activation, scale.float())
 
 
+def fused_multiply_add(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """Float32's, of float32 values in float64, where the product is exact. A sum that is not is
+    made odd: rounded twice, a tie would forget what lies beyond float64."""
+    product = a * b
+    total = product + c
+    part = total - product
+    error = (product - (total - part)) + (c - part)
+    bits = total.view(torch.int64)
+    outwards = torch.where((error > 0) == (total > 0), 1, -1)
+    inexact = error.isfinite() & (error != 0) & (bits % 2 == 0)
+    return torch.where(inexact, bits + outwards, bits).view(torch.float64).float().double()
+
+
 @dataclass(frozen=True)
 class Chain:
     """Single ops: mlxnorm::rms_norm, and PyTorch's. Each rounds its result."""
@@ -154,11 +167,11 @@ class Chain:
         return on_cpu.to(scale.dtype).to(scale.device)
 
     def expert_sum(self, experts: Tensor, routing_weights: Tensor) -> Tensor:
-        """A fused multiply-add for each expert: in float64 the product is exact."""
+        """A fused multiply-add for each expert."""
         e, w = experts.cpu().double(), routing_weights.cpu().double()
         total = torch.zeros_like(e[..., 0, :])
         for k in range(e.shape[-2]):
-            total = (total + w[..., k, None] * e[..., k, :]).float().double()
+            total = fused_multiply_add(w[..., k, None], e[..., k, :], total)
         return total.to(experts.dtype).to(experts.device)
 
 

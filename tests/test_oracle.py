@@ -8,7 +8,7 @@ import pytest
 import torch
 from ops import OPS, Call, Op, assert_allowed, each_op, each_op_that
 from oracle import Interval
-from steps import Bounds, Options
+from steps import Bounds, Options, fused_multiply_add
 from tensors import type_id
 from torch import Tensor
 
@@ -159,3 +159,14 @@ def test_notices_a_sum_of_squares_in_one_accumulator() -> None:
     for column in x.square().unbind(dim=-1):
         total += column
     assert_noticed(call, (x * torch.rsqrt(total / x.shape[-1] + 1e-6).unsqueeze(-1),))
+
+
+def test_fused_multiply_add_is_rounded_once() -> None:
+    """A product half way between two float32 values, and a sum that float64 cannot hold."""
+    half = torch.tensor([1 + 2.0**-12], dtype=torch.float64)
+    for sign in (1.0, -1.0):
+        # half * half = 1 + 2**-11 + 2**-24: a tie, which the smallest addend decides.
+        for addend, expected in [(2.0**-90, 2.0**-23), (-(2.0**-90), 0.0), (0.0, 0.0)]:
+            c = torch.tensor([sign * addend], dtype=torch.float64)
+            result = fused_multiply_add(sign * half, half, c)
+            assert result.item() == sign * (1 + 2.0**-11 + expected)
