@@ -16,6 +16,17 @@ constant bool round_before_weight [[function_constant(kRoundBeforeWeightConstant
 constant bool round_intermediates [[function_constant(kRoundIntermediatesConstant)]];
 constant bool use_prefetch [[function_constant(kPrefetchConstant)]];
 constant uint lanes_per_row [[function_constant(kLanesPerRowConstant)]];
+constant bool has_input1 [[function_constant(kHasInput1Constant)]];
+constant bool has_input2 [[function_constant(kHasInput2Constant)]];
+constant bool has_weight0 [[function_constant(kHasWeight0Constant)]];
+constant bool has_weight1 [[function_constant(kHasWeight1Constant)]];
+constant bool has_weight2 [[function_constant(kHasWeight2Constant)]];
+constant bool has_weight3 [[function_constant(kHasWeight3Constant)]];
+constant bool has_scale [[function_constant(kHasScaleConstant)]];
+constant bool has_routing_weights [[function_constant(kHasRoutingWeightsConstant)]];
+constant bool has_output1 [[function_constant(kHasOutput1Constant)]];
+constant bool has_output2 [[function_constant(kHasOutput2Constant)]];
+constant bool has_output3 [[function_constant(kHasOutput3Constant)]];
 
 // Of an operand, which may be of any type.
 METAL_FUNC float element(device const void* p, int operand, uint i) {
@@ -174,7 +185,10 @@ struct RowWord {
   }
 
   METAL_FUNC Values scaled(Values x) const {
-    return operand_type(operand_types, kScale) == kAbsent ? x : x * scale();
+    if (operand_type(operand_types, kScale) == kAbsent) {
+      return x;
+    }
+    return x * scale();
   }
 
   METAL_FUNC Values activated_scale() const {
@@ -198,7 +212,12 @@ struct RowWord {
     return sum;
   }
 
-  METAL_FUNC Values rounded(Values x) const { return round_intermediates ? x.rounded() : x; }
+  METAL_FUNC Values rounded(Values x) const {
+    if (round_intermediates) {
+      return x.rounded();
+    }
+    return x;
+  }
 
   // ---- for the kernels ------------------------------------------------------------------------
 
@@ -240,6 +259,19 @@ struct RowWord {
   }
 };
 
+template <typename Formula, typename T, bool kVector>
+METAL_FUNC RowWord<Formula, T, kVector> row_word(
+    thread const Tensors<T>& tensors, thread const Prefetched<Formula, T, kVector>& prefetched,
+    constant NormParams& params, uint word) {
+  RowWord<Formula, T, kVector> result;
+  result.tensors = &tensors;
+  result.prefetched = &prefetched;
+  result.params = &params;
+  result.word = word;
+  result.inverse_rms = 0.0f;
+  return result;
+}
+
 // ---- sums over the threads that share a row ---------------------------------------------------
 
 struct SimdgroupLanes {
@@ -255,6 +287,16 @@ struct Threadgroup {
     return threadgroup_sum(v, scratch + which * kMaxSimdgroups, simdgroup, lane, simdgroups);
   }
 };
+
+METAL_FUNC Threadgroup threadgroup_with(threadgroup float* scratch, uint simdgroup, uint lane,
+                                        uint simdgroups) {
+  Threadgroup result;
+  result.scratch = scratch;
+  result.simdgroup = simdgroup;
+  result.lane = lane;
+  result.simdgroups = simdgroups;
+  return result;
+}
 
 // ---- one row ------------------------------------------------------------------------------------
 
@@ -286,7 +328,7 @@ METAL_FUNC void norm_in_registers(thread const Tensors<T>& tensors, constant Nor
   for (int k = 0; k < kWords; ++k) {
     const uint word = first + k * step;
     holds[k] = word * Element<T>::kPerWord < params.dim;
-    rows[k] = {&tensors, &prefetched[k], &params, word, 0.0f};
+    rows[k] = row_word(tensors, prefetched[k], params, word);
     if (use_prefetch && holds[k]) {
       prefetched[k].load(tensors, word, params.dim);
     }
@@ -329,7 +371,7 @@ METAL_FUNC void norm_in_memory(thread const Tensors<T>& tensors, constant NormPa
                                uint thread_index, uint thread_count, Threadgroup threads) {
   const uint words = (params.dim - 1) / Element<T>::kPerWord + 1;
   Prefetched<Formula, T, kVector> nothing;
-  RowWord<Formula, T, kVector> row = {&tensors, &nothing, &params, 0, 0.0f};
+  RowWord<Formula, T, kVector> row = row_word(tensors, nothing, params, 0);
 
   CompensatedSum first = {0.0f, 0.0f};
   for (row.word = thread_index; row.word < words; row.word += thread_count) {
@@ -360,28 +402,44 @@ METAL_FUNC void norm_in_memory(thread const Tensors<T>& tensors, constant NormPa
 
 // ---- kernels ------------------------------------------------------------------------------------
 
-#define NORM_BUFFERS                                                                   \
-  device const T *input0 [[buffer(kInputBuffer)]],                                     \
-      device const T *input1 [[buffer(kInputBuffer + 1)]],                             \
-      device const T *input2 [[buffer(kInputBuffer + 2)]],                             \
-      device const void *weight0 [[buffer(kOperandBuffer)]],                           \
-      device const void *weight1 [[buffer(kOperandBuffer + 1)]],                       \
-      device const void *weight2 [[buffer(kOperandBuffer + 2)]],                       \
-      device const void *weight3 [[buffer(kOperandBuffer + 3)]],                       \
-      device const void *scale [[buffer(kOperandBuffer + kScale)]],                    \
-      device const void *routing_weights [[buffer(kOperandBuffer + kRoutingWeights)]], \
-      device T *output0 [[buffer(kOutputBuffer)]],                                     \
-      device T *output1 [[buffer(kOutputBuffer + 1)]],                                 \
-      device T *output2 [[buffer(kOutputBuffer + 2)]],                                 \
-      device T *output3 [[buffer(kOutputBuffer + 3)]],                                 \
+// Only what a call has is bound; nothing else may be touched.
+#define NORM_BUFFERS                                                                         \
+  device const T *input0 [[buffer(kInput0Buffer)]],                                          \
+      device const T *input1 [[buffer(kInput1Buffer), function_constant(has_input1)]],       \
+      device const T *input2 [[buffer(kInput2Buffer), function_constant(has_input2)]],       \
+      device const void *weight0 [[buffer(kWeight0Buffer), function_constant(has_weight0)]], \
+      device const void *weight1 [[buffer(kWeight1Buffer), function_constant(has_weight1)]], \
+      device const void *weight2 [[buffer(kWeight2Buffer), function_constant(has_weight2)]], \
+      device const void *weight3 [[buffer(kWeight3Buffer), function_constant(has_weight3)]], \
+      device const void *scale [[buffer(kScaleBuffer), function_constant(has_scale)]],       \
+      device const void *routing_weights                                                     \
+      [[buffer(kRoutingWeightsBuffer), function_constant(has_routing_weights)]],             \
+      device T *output0 [[buffer(kOutput0Buffer)]],                                          \
+      device T *output1 [[buffer(kOutput1Buffer), function_constant(has_output1)]],          \
+      device T *output2 [[buffer(kOutput2Buffer), function_constant(has_output2)]],          \
+      device T *output3 [[buffer(kOutput3Buffer), function_constant(has_output3)]],          \
       constant NormParams &params [[buffer(kParamsBuffer)]]
 
-#define NORM_TENSORS                                                                          \
-  {                                                                                           \
-    {input0, input1, input2}, {weight0, weight1, weight2, weight3, scale, routing_weights}, { \
-      output0, output1, output2, output3                                                      \
-    }                                                                                         \
+#define SET_IF(condition, target, value) \
+  if (condition) {                       \
+    target = value;                      \
   }
+
+#define NORM_TENSORS(name)                                                     \
+  Tensors<T> name;                                                             \
+  name.inputs[0] = input0;                                                     \
+  SET_IF(has_input1, name.inputs[1], input1)                                   \
+  SET_IF(has_input2, name.inputs[2], input2)                                   \
+  SET_IF(has_weight0, name.operands[0], weight0)                               \
+  SET_IF(has_weight1, name.operands[1], weight1)                               \
+  SET_IF(has_weight2, name.operands[2], weight2)                               \
+  SET_IF(has_weight3, name.operands[3], weight3)                               \
+  SET_IF(has_scale, name.operands[kScale], scale)                              \
+  SET_IF(has_routing_weights, name.operands[kRoutingWeights], routing_weights) \
+  name.outputs[0] = output0;                                                   \
+  SET_IF(has_output1, name.outputs[1], output1)                                \
+  SET_IF(has_output2, name.outputs[2], output2)                                \
+  SET_IF(has_output3, name.outputs[3], output3)
 
 template <typename Formula, typename T, int kWords, bool kVector>
 [[kernel, max_total_threads_per_threadgroup(kMaxThreads)]] void norm_simd(
@@ -392,7 +450,7 @@ template <typename Formula, typename T, int kWords, bool kVector>
       threadgroup_index * (threads / lanes_per_row) + thread_index / lanes_per_row;
   // Lanes past the last row keep it company: SIMD functions need them all.
   const bool active = row_in_dispatch < params.rows;
-  Tensors<T> tensors = NORM_TENSORS;
+  NORM_TENSORS(tensors)
   tensors.template move_to_row<Formula>(
       params.first_row + (active ? row_in_dispatch : params.rows - 1), params);
   norm_in_registers<Formula, T, kWords, kVector>(tensors, params, thread_index % lanes_per_row,
@@ -406,9 +464,9 @@ template <typename Formula, typename T, int kWords, bool kVector>
     uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]],
     uint simdgroups [[simdgroups_per_threadgroup]]) {
   threadgroup float scratch[Formula::kSums * kMaxSimdgroups];
-  Tensors<T> tensors = NORM_TENSORS;
+  NORM_TENSORS(tensors)
   tensors.template move_to_row<Formula>(params.first_row + threadgroup_index, params);
-  const Threadgroup group = {scratch, simdgroup, lane, simdgroups};
+  const Threadgroup group = threadgroup_with(scratch, simdgroup, lane, simdgroups);
   norm_in_registers<Formula, T, kWords, kVector>(tensors, params, thread_index, threads, group,
                                                  true);
 }
@@ -420,9 +478,9 @@ template <typename Formula, typename T, bool kVector>
     uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]],
     uint simdgroups [[simdgroups_per_threadgroup]]) {
   threadgroup float scratch[Formula::kSums * kMaxSimdgroups];
-  Tensors<T> tensors = NORM_TENSORS;
+  NORM_TENSORS(tensors)
   tensors.template move_to_row<Formula>(params.first_row + threadgroup_index, params);
-  const Threadgroup group = {scratch, simdgroup, lane, simdgroups};
+  const Threadgroup group = threadgroup_with(scratch, simdgroup, lane, simdgroups);
   norm_in_memory<Formula, T, kVector>(tensors, params, thread_index, threads, group);
 }
 

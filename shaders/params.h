@@ -75,11 +75,26 @@ enum Activation : uint32_t {
 
 // ---- arguments of the kernels ----------------------------------------------------------------
 
+// Every slot by name: an attribute's argument should be one.
 enum BufferIndex {
-  kInputBuffer = 0,
-  kOperandBuffer = kInputBuffer + kMaxInputs,
-  kOutputBuffer = kOperandBuffer + kOperands,
-  kParamsBuffer = kOutputBuffer + kMaxOutputs,
+  kInput0Buffer,
+  kInput1Buffer,
+  kInput2Buffer,
+  kWeight0Buffer,
+  kWeight1Buffer,
+  kWeight2Buffer,
+  kWeight3Buffer,
+  kScaleBuffer,
+  kRoutingWeightsBuffer,
+  kOutput0Buffer,
+  kOutput1Buffer,
+  kOutput2Buffer,
+  kOutput3Buffer,
+  kParamsBuffer,
+
+  kInputBuffer = kInput0Buffer,  // and those of further inputs, operands and outputs follow
+  kOperandBuffer = kWeight0Buffer,
+  kOutputBuffer = kOutput0Buffer,
 };
 
 struct NormParams {
@@ -105,6 +120,20 @@ enum FunctionConstant {
   kRoundIntermediatesConstant = 4,  // bool
   kPrefetchConstant = 5,            // bool, load all tensors before the first reduction's barrier
   kLanesPerRowConstant = 6,         // uint, threads of a SIMD group that share a short row
+
+  // bool, for each buffer that not all calls bind: is it bound?
+  kHasBufferConstant = 7,
+  kHasInput1Constant = kHasBufferConstant + kInput1Buffer,
+  kHasInput2Constant = kHasBufferConstant + kInput2Buffer,
+  kHasWeight0Constant = kHasBufferConstant + kWeight0Buffer,
+  kHasWeight1Constant = kHasBufferConstant + kWeight1Buffer,
+  kHasWeight2Constant = kHasBufferConstant + kWeight2Buffer,
+  kHasWeight3Constant = kHasBufferConstant + kWeight3Buffer,
+  kHasScaleConstant = kHasBufferConstant + kScaleBuffer,
+  kHasRoutingWeightsConstant = kHasBufferConstant + kRoutingWeightsBuffer,
+  kHasOutput1Constant = kHasBufferConstant + kOutput1Buffer,
+  kHasOutput2Constant = kHasBufferConstant + kOutput2Buffer,
+  kHasOutput3Constant = kHasBufferConstant + kOutput3Buffer,
 };
 
 // Geometry limits that kernels are compiled for and that the host plans with.

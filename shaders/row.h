@@ -16,6 +16,7 @@ using namespace mlxnorm;
 // A product and a sum that one kernel rounds apart and another in one step would break the promise
 // that fused and single ops give equal bits. Where one rounding is wanted, fma is written out.
 #pragma METAL fp contract(off)
+#pragma STDC FP_CONTRACT OFF
 
 // ---- elements --------------------------------------------------------------------------------
 

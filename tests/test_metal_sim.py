@@ -209,29 +209,34 @@ def test_offset_of_a_void_pointer() -> None:
     assert run("past_void_pointer_fixed", offsets=[128, 0], threads=32)[0].item() == 33.0
 
 
-def test_buffers_bound_with_one_call() -> None:
-    x = torch.arange(1.0, 65.0)
-    y = run("write_past_end_fixed", offsets=[128, 128], threads=32, at_once=True)
-    assert torch.equal(y[32:], x[32:]) and not y[:32].any()
-
+def test_nil_is_nothing_bound() -> None:
     def bind(*buffers: torch.Tensor | None, kernel: str = "write_past_end_fixed", **options):
-        dispatch(POSITIVE if options else BUGS, kernel, buffers, at_once=True, **options)
+        dispatch(POSITIVE if options else BUGS, kernel, buffers, **options)
         torch.mps.synchronize()
 
+    x = torch.arange(1.0, 65.0)
     a, b = x.to("mps"), torch.zeros(64, device="mps")
-    bind(a, b)
-    assert torch.equal(b.cpu(), x)
     with pytest.raises(RuntimeError, match=r"no buffer is bound to buffer\(0\) 'x'"):
         bind(None, b)
     with pytest.raises(RuntimeError, match="index 2, but the kernel has no parameter for it"):
         bind(a, b, a)
-    # nil is nothing bound, so it may stand where there is no parameter.
+    # So it may stand where there is no parameter.
     bind(a, b, None)
     bind(a, b, None, kernel="optional_buffer", constants=[1.0, BOOL, 0.0])
     assert torch.equal(b.cpu(), x)
-    for offset, text in ((30, "offset 30 is not a multiple"), (256, "not inside the buffer")):
+
+
+def test_every_dispatch_is_set_up_by_itself() -> None:
+    """As PyTorch's graph capture has it: what was set is used up."""
+    arguments = scale_arguments(64, 3.0)
+    assert run("scaled", bytes=arguments, again="all").tolist() == [3.0 * i for i in range(1, 65)]
+    for again, text in (
+        ("nothing", "dispatch without a pipeline state"),
+        ("buffers", "dispatch without a pipeline state"),
+        ("pipeline", r"no buffer is bound to buffer\(0\) 'x' by this dispatch"),
+    ):
         with pytest.raises(RuntimeError, match=text):
-            run("write_past_end_fixed", offsets=[offset, 0], threads=32, at_once=True)
+            run("scaled", bytes=arguments, again=again)
 
 
 def test_function_constants() -> None:
@@ -289,7 +294,9 @@ def test_empty_grid() -> None:
         ("nil_pipeline", "the pipeline is nil"),
         ("no_pipeline", "dispatch without a pipeline state"),
         ("long_bytes", "setBytes takes 1 to 4096 bytes, not 4097"),
-        ("buffers_past_end", "setBuffers: index 31 is above 30"),
+        ("buffer_past_end", "setBuffer: index 31 is above 30"),
+        ("buffers_at_once", "setBuffers:offsets:withRange: is not captured"),
+        ("buffer_offset", "setBufferOffset:atIndex: is not captured"),
         ("use_after_end", "setThreadgroupMemoryLength after endEncoding"),
         ("throw_with_rethrow", "carried out of the block"),
     ],
@@ -507,7 +514,7 @@ def run_op(
     tensors = [None if t is None else t.to("mps") for t in (x, y, z, weight)]
     dispatch(
         OPS, kernel, [*tensors, out[0], out[1]], bytes=scale_arguments(count, scale),
-        constants=operand_types(kind), at_once=True,
+        constants=operand_types(kind),
     )  # fmt: skip
     return out.cpu()
 

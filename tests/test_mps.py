@@ -10,6 +10,7 @@ from pathlib import Path
 import metal_sim
 import pytest
 import torch
+from metal_sim import product
 from ops import Call, Op, assert_all_same_bits, each_op
 from tensors import DTYPES, misaligned, type_id
 
@@ -97,6 +98,36 @@ def test_encodes_one_dispatch_and_nothing_else(op: Op) -> None:
     assert stats["buffers"] == len(op.results)
     for cached in ("libraries", "functions", "pipelines"):
         assert stats[cached] == 0, cached
+
+
+# Of a kernel: dim, rows, and how many threads a dispatch may have so that it takes three.
+SEVERAL = {"simd": (24, 150, 256), "row": (1000, 7, 3 * 128), "loop": (16500, 7, 3 * 1024)}
+
+
+@pytest.mark.parametrize("kernel", SEVERAL)
+@each_op
+def test_several_dispatches_give_the_bits_of_one(op: Op, kernel: str) -> None:
+    """Pipeline and buffers are set for each: the encoder forgets them. Real grids take several from
+    2^31 threads on."""
+    dim, rows, most = SEVERAL[kernel]
+    call = op.call((rows, 1), dim, torch.float32, "mps", scale=op.scale_kinds[-1], top_k=2)
+    call = strided_rows(call)
+    expected = call()
+    with product.max_grid_threads(most):
+        metal_sim.reset_stats()
+        results = call()
+    assert metal_sim.stats()["dispatches"] == 3
+    assert_all_same_bits(results, expected)
+
+
+def test_several_dispatches_of_a_record() -> None:
+    x, out = torch.randn(7, 1000).to("mps"), torch.empty(7, 1000, device="mps")
+    with product.max_grid_threads(3 * 128):
+        record = torch_mlxnorm.RmsNormRecord(torch.float32, 7, 1000, has_weight=False, device="mps")
+    metal_sim.reset_stats()
+    record(x, None, out)
+    assert metal_sim.stats()["dispatches"] == 3
+    assert_all_same_bits([out], [rms_norm(x, None)])
 
 
 @each_op

@@ -110,19 +110,6 @@ def test_warm_up_of_a_16_bit_scale_beside_float32(simulated_mps: str) -> None:
     assert pipelines_made(call) == 0
 
 
-def test_warm_up_makes_no_more_than_it_is_asked_for(simulated_mps: str) -> None:
-    def warm(**options: Any) -> int:
-        run = lambda: warm_up("rms_norm_triple", torch.bfloat16, 2824, **options)  # noqa: E731
-        return pipelines_made(run)
-
-    llama = {"casting_mode": "llama"}
-    assert warm(missing=("weight_b", "weight_c"), **llama) == 2  # few rows and many
-    assert warm(missing="weight_c", **llama) == 2
-    assert warm(missing=(), unaligned=True, **llama) == 4
-    assert warm(**llama) == 2 * (2**3 - 3)
-    assert warm(**llama) == 0
-
-
 def test_warm_up_of_the_record(simulated_mps: str) -> None:
     options = {"casting_mode": "llama", "weight_dtype": torch.float32, "device": "mps"}
     warm_up("rms_norm", torch.float16, 4096, unaligned=True, missing=(),
@@ -296,3 +283,18 @@ def test_a_failed_compilation_is_reported_to_all_and_tried_again() -> None:
         assert "program_source:3: error: the compiler is gone" in error
     assert listed == []
     assert afterwards == [1, 1, 1, 0]
+
+
+@pytest.mark.usefixtures("simulated_mps")
+def test_warm_up_makes_no_more_than_it_is_asked_for() -> None:
+    seen, _ = from_source("""
+        def warm(**options):
+            warm_up("rms_norm_triple", torch.bfloat16, 2824, **options)
+            seen.append(stats())
+        warm(missing=("weight_b", "weight_c"))  # for few rows and for many
+        warm(missing="weight_c")
+        warm(missing="weight_c", unaligned=True)
+        warm()
+        warm()
+    """)
+    assert seen == [[1, 1, 2, 0], [0, 0, 2, 0], [1, 1, 2, 0], [0, 0, 2 * (2**3 - 2), 0], [0] * 4]

@@ -95,7 +95,7 @@ Log& log() {
 
 MTLFunctionConstantValues* constants_of(const PipelineKey& key) {
   MTLFunctionConstantValues* values = [[MTLFunctionConstantValues alloc] init];
-  const auto set_bool = [values](const bool& value, FunctionConstant index) {
+  const auto set_bool = [values](const bool& value, NSUInteger index) {
     [values setConstantValue:&value type:MTLDataTypeBool atIndex:index];
   };
   const auto set_uint = [values](const uint32_t& value, FunctionConstant index) {
@@ -108,6 +108,10 @@ MTLFunctionConstantValues* constants_of(const PipelineKey& key) {
   set_bool(key.round_intermediates, kRoundIntermediatesConstant);
   set_bool(key.plan.prefetch, kPrefetchConstant);
   set_uint(key.plan.lanes_per_row, kLanesPerRowConstant);
+  const uint32_t buffers = bound_buffers(key.op, key.operand_types);
+  for (int i = 0; i < kParamsBuffer; ++i) {
+    set_bool((buffers >> i & 1) != 0, NSUInteger(kHasBufferConstant + i));
+  }
   return values;
 }
 
@@ -142,7 +146,10 @@ id<MTLComputePipelineState> make_pipeline(const PipelineKey& key) {
 // Everything a pipeline depends on, in one word; the thread counts do not enter it.
 uint64_t packed(const PipelineKey& key) {
   uint64_t word = uint64_t(key.op);
-  const auto append = [&word](uint64_t value, int bits) { word = word << bits | value; };
+  const auto append = [&word](uint64_t value, int bits) {
+    TORCH_INTERNAL_ASSERT_DEBUG_ONLY(value >> bits == 0);
+    word = word << bits | value;
+  };
   append(uint64_t(key.plan.kernel), 2);
   append(key.plan.words_per_thread, 4);
   append(key.plan.lanes_per_row, 6);

@@ -35,17 +35,10 @@ bool all_aligned(const NormCall& call, const RowsOfCall& rows, const at::Tensor*
   return aligned;
 }
 
-// What a call binds, by BufferIndex.
+// What a call binds, by BufferIndex; nil where it has nothing.
 struct Bindings {
-  id<MTLBuffer> buffers[kParamsBuffer];
-  NSUInteger offsets[kParamsBuffer];
-
-  // A buffer that the kernel does not read must be bound all the same.
-  explicit Bindings(const at::Tensor& unused) {
-    for (int i = 0; i < kParamsBuffer; ++i) {
-      set(i, unused);
-    }
-  }
+  id<MTLBuffer> buffers[kParamsBuffer] = {};
+  NSUInteger offsets[kParamsBuffer] = {};
 
   void set(int index, const at::Tensor& tensor) {
     buffers[index] = buffer_of(tensor);
@@ -55,7 +48,7 @@ struct Bindings {
 
 Bindings bindings_of(const NormCall& call, const RowsOfCall& rows, const at::Tensor* const* outs,
                      int out_count) {
-  Bindings result(*rows.inputs[0].tensor);
+  Bindings result;
   for (int i = 0; i < kMaxInputs && call.input(i); ++i) {
     result.set(kInputBuffer + i, *rows.inputs[i].tensor);
   }
@@ -115,13 +108,16 @@ PipelineKey key_of(Op op, DType dtype, uint32_t operand_types, const NormOptions
   return key;
 }
 
+// PyTorch's graph capture records these calls alone, and every dispatch uses up what was set.
 void run_launch(const Launch& launch, const Bindings& bindings, NormParams params) {
   encode([&](id<MTLComputeCommandEncoder> encoder) {
-    [encoder setComputePipelineState:launch.state];
-    [encoder setBuffers:bindings.buffers
-                offsets:bindings.offsets
-              withRange:NSMakeRange(0, kParamsBuffer)];
     for (const Dispatch& dispatch : launch.dispatches) {
+      [encoder setComputePipelineState:launch.state];
+      for (int i = 0; i < kParamsBuffer; ++i) {
+        if (bindings.buffers[i] != nil) {
+          [encoder setBuffer:bindings.buffers[i] offset:bindings.offsets[i] atIndex:NSUInteger(i)];
+        }
+      }
       params.first_row = dispatch.first_row;
       params.rows = dispatch.rows;
       [encoder setBytes:&params length:sizeof(params) atIndex:kParamsBuffer];
@@ -184,7 +180,8 @@ class MpsRecord : public RmsNormRecord {
 
   void run(const at::Tensor& x, const OptionalTensor& weight,
            const at::Tensor& out) const override {
-    Bindings bindings(x);
+    Bindings bindings;
+    bindings.set(kInputBuffer, x);
     bool aligned = byte_offset(x) % kWordBytes == 0 && byte_offset(out) % kWordBytes == 0;
     if (weight.has_value()) {
       bindings.set(kOperandBuffer, *weight);
@@ -224,8 +221,7 @@ void warm_up(const at::Tensor& like, std::string_view op_name, int64_t dim,
       parse_activation(op, activation), scale_is_scalar);
   for (const bool aligned : {true, false}) {
     if (aligned || (unaligned && kernel_choice() != KernelChoice::vector)) {
-      // What is prefetched depends on whether rows are few.
-      for (const int64_t rows : {int64_t(1), kMaxDim}) {
+      for (const int64_t rows : {kPrefetchRows, kPrefetchRows + 1}) {
         prepare(key, rows, dim, aligned);
       }
     }

@@ -4,15 +4,43 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "../../shaders/formulas/add_rms_norm.h"
+#include "../../shaders/formulas/fused_moe_wsum_post_ff_norm2_endlayer.h"
+#include "../../shaders/formulas/fused_post_attn_triple_norm.h"
+#include "../../shaders/formulas/fused_post_ff_norm2_endlayer.h"
+#include "../../shaders/formulas/rms_norm.h"
+#include "../../shaders/formulas/rms_norm_add.h"
+#include "../../shaders/formulas/rms_norm_add_rms_norm.h"
+#include "../../shaders/formulas/rms_norm_mul.h"
+#include "../../shaders/formulas/rms_norm_triple.h"
+
 namespace mlxnorm::mps {
 namespace {
 
 // Retune on a Mac: these were chosen on another GPU whose SIMD groups are as wide.
 constexpr int64_t kSimdKernelWords = 64;
 constexpr int64_t kSimdKernelThreads = 256;
-constexpr int64_t kPrefetchRows = 32;
-// Metal counts the threads of a grid in 32 bits; stay clear of the last one.
-constexpr int64_t kMaxGridThreads = int64_t(1) << 31;
+
+static_assert(int(kInputBuffer) + int(kMaxInputs) == kOperandBuffer);
+static_assert(int(kOperandBuffer) + int(kScale) == kScaleBuffer);
+static_assert(int(kOperandBuffer) + int(kRoutingWeights) == kRoutingWeightsBuffer);
+static_assert(int(kOperandBuffer) + int(kOperands) == kOutputBuffer);
+static_assert(int(kOutputBuffer) + int(kMaxOutputs) == kParamsBuffer);
+
+struct Counts {
+  int inputs, outputs;
+};
+
+Counts counts_of(Op op) {
+  switch (op) {
+#define MLXNORM_COUNTS(op) \
+  case Op::op:             \
+    return {formula::op::kInputs, formula::op::kOutputs};
+    MLXNORM_FOR_EACH_OP(MLXNORM_COUNTS)
+#undef MLXNORM_COUNTS
+  }
+  return {};
+}
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
@@ -116,8 +144,10 @@ Plan plan_rows(DType dtype, int64_t rows, int64_t dim, bool aligned, KernelChoic
   return plan;
 }
 
+int64_t max_grid_threads = int64_t(1) << 31;
+
 std::vector<Dispatch> dispatches(const Plan& plan, int64_t rows) {
-  const int64_t most = kMaxGridThreads / plan.threads * plan.rows_per_threadgroup;
+  const int64_t most = max_grid_threads / plan.threads * plan.rows_per_threadgroup;
   std::vector<Dispatch> result;
   for (int64_t first = 0; first < rows; first += most) {
     const int64_t count = std::min(most, rows - first);
@@ -136,6 +166,24 @@ bool rows_aligned(const RowLayout& layout, int64_t byte_offset, OperandType type
   const auto aligned = [=](int64_t elements) { return elements * size % alignment == 0; };
   return byte_offset % alignment == 0 && aligned(layout.stride0) && aligned(layout.stride1) &&
          aligned(layout.stride2);
+}
+
+uint32_t bound_buffers(Op op, uint32_t operand_types) {
+  uint32_t buffers = 1u << kParamsBuffer;
+  const auto bind = [&buffers](int index) { buffers |= 1u << index; };
+  const Counts counts = counts_of(op);
+  for (int i = 0; i < counts.inputs; ++i) {
+    bind(kInputBuffer + i);
+  }
+  for (int i = 0; i < kOperands; ++i) {
+    if (operand_type(operand_types, i) != kAbsent) {
+      bind(kOperandBuffer + i);
+    }
+  }
+  for (int i = 0; i < counts.outputs; ++i) {
+    bind(kOutputBuffer + i);
+  }
+  return buffers;
 }
 
 std::string function_name(Op op, const Plan& plan, DType dtype) {

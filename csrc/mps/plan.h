@@ -34,6 +34,9 @@ struct Plan {
   bool prefetch;  // load everything before the first reduction
 };
 
+// Up to so many rows a plan prefetches, where its kernel can. Retune on a Mac.
+constexpr int64_t kPrefetchRows = 32;
+
 // Shaders count the elements of a row in 32 bits.
 constexpr int64_t kMaxDim = int64_t(1) << 31;
 
@@ -53,6 +56,10 @@ struct Dispatch {
   uint32_t threadgroups;
 };
 
+// Metal counts the threads of a grid in 32 bits; this stays clear of the last one. Tests lower it,
+// to see several dispatches of a small tensor.
+extern int64_t max_grid_threads;
+
 std::vector<Dispatch> dispatches(const Plan& plan, int64_t rows);
 
 // The boundary on which rows of `type` must begin for vector access beside activations of `dtype`:
@@ -61,6 +68,9 @@ int64_t alignment_of(OperandType type, DType dtype);
 
 // Do rows of `type` that start at byte_offset and lie as `layout` says all begin so?
 bool rows_aligned(const RowLayout& layout, int64_t byte_offset, OperandType type, DType dtype);
+
+// Which buffers a call binds, a bit for each BufferIndex.
+uint32_t bound_buffers(Op op, uint32_t operand_types);
 
 // The name that the kernel was instantiated with: "rms_norm_row_2_float16_vector".
 std::string function_name(Op op, const Plan& plan, DType dtype);

@@ -32,8 +32,7 @@ _FLAGS = (
 )
 
 
-# A conditional operator between a variable and a temporary, the latter in no address space.
-_MIXED_VALUES = re.compile(r"incompatible operand types \(.*__private \w")
+_FILE = re.compile(r'^# \d+ "([^"<]+)"', re.MULTILINE)  # of a line marker
 
 
 def _run(arguments: list[str], text: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -52,10 +51,21 @@ def check(path: Path) -> list[str]:
     if expanded.returncode != 0:
         return expanded.stderr.splitlines()
     source, errors = to_opencl(expanded.stdout)
+    errors = _line_directives(expanded.stdout) + errors
     compiled = _run([*_FLAGS, "-"], source)
-    if _MIXED_VALUES.search(compiled.stderr):
-        source, errors = to_opencl(expanded.stdout, conditional_values=True)
-        compiled = _run([*_FLAGS, "-"], source)
     if compiled.returncode != 0:
         return errors + compiled.stderr.splitlines()
     return errors + SyntaxTree(json.loads(compiled.stdout), origins(source)).errors
+
+
+def _line_directives(expanded: str) -> list[str]:
+    """In the files that a preprocessed text came from. Source that is compiled at run time is what
+    they are, in one piece."""
+    names = dict.fromkeys(_FILE.findall(expanded))
+    return [
+        f"{name}:{number}: error: no #line in a shader"
+        for name in names
+        if Path(name).is_file()
+        for number, line in enumerate(Path(name).read_text().splitlines(), start=1)
+        if re.match(r"\s*#\s*line\b", line)
+    ]

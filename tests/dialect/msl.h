@@ -27,12 +27,6 @@
 template <typename T>
 threadgroup T& msl_threadgroup_variable();
 
-// Makes a variable a temporary, for a conditional operator (rewrite.py).
-template <typename T>
-constexpr T msl_value(T value) {
-  return value;
-}
-
 // ---- scalars and vectors ------------------------------------------------------------------------
 
 typedef unsigned char uchar;

@@ -72,11 +72,9 @@ class Rewriter:
         self.edits: list[tuple[int, int, str]] = []  # from, to, replacement
         self.errors: list[str] = []
 
-    def run(self, conditional_values: bool) -> str:
+    def run(self) -> str:
         self._pragmas()
         self._attributes()
-        if conditional_values:
-            self._conditional_values()
         self._vectors()
         self._structs()
         self._kernels()
@@ -153,46 +151,21 @@ class Rewriter:
                     self._insert(self._statement_start(first), "extern ")
                 i += 1
                 if self._at(i) == "(":
+                    self._attribute_argument(name, i + 1, self._closing(i))
                     i = self._closing(i) + 1
                 if self._at(i) == ",":
                     i += 1
             self.edits.append((self.tokens[first].start, self.tokens[last].end, ""))
 
-    def _conditional_values(self) -> None:
-        """`c ? x : y` becomes `c ? msl_value(x) : msl_value(y)`. A struct in a variable and a
-        temporary one are of different types to clang, in `thread` memory and in none."""
-        for i, token in enumerate(self.tokens):
-            if token.text == "?":
-                colon = self._branch_end(i + 1)
-                for first, last in ((i + 1, colon), (colon + 1, self._branch_end(colon + 1))):
-                    self._insert(first, "msl_value(")
-                    end = self.tokens[last - 1].end
-                    self.edits.append((end, end, ")"))
-
-    def _branch_end(self, index: int) -> int:
-        """One past the operand of a conditional operator that starts at `index`."""
-        nested = 0
-        i = index
-        while i < len(self.tokens):
-            text = self._at(i)
-            if text in (",", ";", ")", "]", "}"):
-                break
-            if text == ":" and ":" not in (self._at(i - 1), self._at(i + 1)):
-                if nested == 0:
-                    break
-                nested -= 1
-            nested += text == "?"
-            i = (self._template_arguments_end(i) if text == "<" else self._closing(i)) + 1
-        return i
-
-    def _template_arguments_end(self, index: int) -> int:
-        """The `>` that belongs to the `<` at `index`, or `index` if that compares."""
-        i = index + 1
-        while i < len(self.tokens) and self._at(i) not in (";", "?", ")", "]", "}"):
-            if self._at(i) == ">":
-                return i if self._at(i + 1) in ("(", "{", ":", ">", ",") else index
-            i = (self._template_arguments_end(i) if self._at(i) == "<" else self._closing(i)) + 1
-        return index
+    def _attribute_argument(self, name: str, first: int, last: int) -> None:
+        """Compilers differ in what they evaluate there: a literal or a name is sure to work."""
+        tokens = [self._at(i) for i in range(first, last)]
+        strings = all(token.startswith('"') for token in tokens)
+        if len(tokens) != 1 and not strings:
+            self.errors.append(
+                f"{self._where(first)}: error: the argument of [[{name}]] must be a number or a "
+                f"name, not an expression ({self._source(first, last)})"
+            )
 
     def _vectors(self) -> None:
         for i, token in enumerate(self.tokens):
@@ -312,10 +285,7 @@ class Rewriter:
             i = self._closing(i) + 1
 
 
-def to_opencl(text: str, *, conditional_values: bool = False) -> tuple[str, list[str]]:
-    """The rewritten source, and mistakes that only show before rewriting.
-
-    conditional_values: whether the operands of conditional operators are made values.
-    """
+def to_opencl(text: str) -> tuple[str, list[str]]:
+    """The rewritten source, and mistakes that only show before rewriting."""
     rewriter = Rewriter(text)
-    return rewriter.run(conditional_values), rewriter.errors
+    return rewriter.run(), rewriter.errors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,28 @@ _DECLARATIONS = {
 }
 _FUNCTIONS = ("FunctionDecl", "CXXMethodDecl", "CXXConversionDecl", "CXXConstructorDecl")
 _CASTS = ("CStyleCastExpr", "CXXStaticCastExpr", "CXXReinterpretCastExpr", "CXXFunctionalCastExpr")
+
+
+def _type(node: Node) -> str:
+    return node.get("type", {}).get("qualType", "")
+
+
+def _plain_type(node: Node) -> str:
+    return re.sub(r"\b(const|__private|__global|__local|__constant) ", "", _type(node))
+
+
+def _is_struct(initializers: Node) -> bool:
+    kind = _type(initializers)  # of a template as it is written: void
+    return "[" not in kind and "*" not in kind and kind != "void"
+
+
+def _holds_pointers(initializers: Node) -> bool:
+    for child in initializers.get("inner", ()):
+        if "*" in _type(child):
+            return True
+        if child.get("kind") == "InitListExpr" and _holds_pointers(child):
+            return True
+    return False
 
 
 class SyntaxTree:
@@ -40,11 +63,15 @@ class SyntaxTree:
                 self._line = part.get("line", self._line)
 
     def _position(self, node: Node) -> str:
-        self._advance(node.get("loc", {}))
+        extent = node.get("range", {})
+        places = [extent.get("begin", {}), extent.get("end", {})]
+        if "loc" in node:  # a declaration; an expression begins where its range does
+            places.insert(0, node["loc"])
+        self._advance(places[0])
         # Of lines in msl.h the number means nothing, but nothing is reported there.
         position = self._origins[min(self._line, len(self._origins)) - 1]
-        for end in ("begin", "end"):
-            self._advance(node.get("range", {}).get(end, {}))
+        for place in places[1:]:
+            self._advance(place)
         return position
 
     def _visit(self, node: Node, function: str | None, implicit: bool = False) -> None:
@@ -68,6 +95,11 @@ class SyntaxTree:
             self._address_space(node, "result of function", position, result=True)
         elif kind in _CASTS:
             self._address_space(node, "cast", position)
+        elif kind == "InitListExpr" and _is_struct(node) and _holds_pointers(node):
+            self.errors.append(
+                f"{position}: error: an initializer list of '{_plain_type(node)}', which holds "
+                "pointers; set its members one by one"
+            )
         for callee in self._references(node):
             if function is not None:
                 self._calls.setdefault(function, set()).add(self._first.get(callee, callee))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import runpy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from . import build_and_load, toolchain
@@ -34,9 +37,22 @@ def load(shaders: Path = ROOT / "shaders", *, metallibs: bool = True) -> Path:
     # Checks are compiled into both; what registers schemas is in the extension proper.
     sources = [path for path in (ROOT / "csrc").glob("*.cpp") if path.name != "library.cpp"]
     sources += [path for path in (ROOT / "csrc/mps").iterdir() if path.suffix in (".cpp", ".mm")]
+    sources.append(toolchain.PACKAGE / "product_hooks.cpp")
     return build_and_load(
         "mlxnorm_mps",
         sorted(sources),
         include_dirs=[generated],
         compile_flags=["-fno-objc-arc", "-fvisibility=hidden"],
     )
+
+
+@contextmanager
+def max_grid_threads(most: int) -> Iterator[None]:
+    """Inside the context, more threads than this take several dispatches."""
+    set_most = ctypes.CDLL(str(load())).mlxnorm_set_max_grid_threads
+    set_most.argtypes = [ctypes.c_int64]
+    set_most(most)
+    try:
+        yield
+    finally:
+        set_most(1 << 31)

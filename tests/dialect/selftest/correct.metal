@@ -88,10 +88,11 @@ template <int i, bool kSum>
 METAL_FUNC float element(Pair pair) {
   return kSum ? pair.sum() : pair.v[i];
 }
-// A variable or a temporary.
-METAL_FUNC Pair chosen(Pair pair, int n) {
+// Two temporaries, or two variables.
+METAL_FUNC Pair chosen(Pair pair, Pair other, int n) {
   const float v = n < 3 ? element<0, true>(pair) : n > 4 ? metal::precise::exp(1.0f) : pair.v[1];
-  return n > 2 ? pair : n > 1 ? swapped(pair) : Pair{{v, n < 1 && v > 1.0f ? 1.0f : v}};
+  const Pair either = n > 3 ? pair : other;
+  return n > 1 ? swapped(either) : swapped(Pair{{v, n < 1 && v > 1.0f ? 1.0f : v}});
 }
 
 kernel void structs(device float* x [[buffer(0)]], constant Pair& from [[buffer(1)]],
@@ -105,7 +106,7 @@ kernel void structs(device float* x [[buffer(0)]], constant Pair& from [[buffer(
   other = shared[0];
   const Pair pair = shared[1];
   x[0] = swapped(pair).sum() + Pair{{1.0f, 2.0f}}.sum() + (range * 2u).start_as<float>();
-  x[1] = chosen(from, 2).v[0] + swapped(other).v[0] + Pair::Half().v;
+  x[1] = chosen(from, pair, 2).v[0] + swapped(other).v[0] + Pair::Half().v;
   x[2] = has_weight ? more[0] : metal::precise::divide(float(range.size()), 3.0f);
 }
 

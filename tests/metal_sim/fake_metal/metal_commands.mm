@@ -105,25 +105,16 @@ struct sim::EncoderState {
   slot.state = buffer ? sim::BindingState::bound : sim::BindingState::unbound;
 }
 
+// PyTorch's graph capture records calls of setBuffer:offset:atIndex: and knows no other that binds
+// buffers.
 - (void)setBufferOffset:(NSUInteger)offset atIndex:(NSUInteger)index {
-  if (![self isIndex:index validFor:"setBufferOffset"]) return;
-  SimBuffer* buffer = _state->slots[index].buffer;
-  if (!buffer) {
-    [self reject:"setBufferOffset: no buffer at index " + std::to_string(index)];
-    return;
-  }
-  [self setBuffer:buffer offset:offset atIndex:index];
+  [self reject:"setBufferOffset:atIndex: is not captured; use setBuffer:offset:atIndex:"];
 }
 
 - (void)setBuffers:(const id<MTLBuffer>[])buffers
            offsets:(const NSUInteger[])offsets
          withRange:(NSRange)range {
-  if (![self isUsableFor:"setBuffers"]) return;
-  if (range.length > 0 && ![self isIndex:range.location + range.length - 1 validFor:"setBuffers"])
-    return;
-  for (NSUInteger i = 0; i < range.length; ++i) {
-    [self setBuffer:buffers[i] offset:offsets[i] atIndex:range.location + i];
-  }
+  [self reject:"setBuffers:offsets:withRange: is not captured; use setBuffer:offset:atIndex:"];
 }
 
 - (void)setBytes:(const void*)bytes length:(NSUInteger)length atIndex:(NSUInteger)index {
@@ -157,7 +148,7 @@ struct sim::EncoderState {
      threadsPerThreadgroup:(MTLSize)threadsPerThreadgroup {
   if (![self isUsableFor:"dispatch"]) return;
   if (!_state->pipeline) {
-    [self reject:"dispatch without a pipeline state (the pipeline is nil)"];
+    [self reject:"dispatch without a pipeline state (none was set for this dispatch)"];
     return;
   }
   ++sim::stats().dispatches;
@@ -189,6 +180,8 @@ struct sim::EncoderState {
     // What Metal would still have bound at the next dispatch is somebody else's by then.
     slot.state = sim::BindingState::stale;
   }
+  [_state->pipeline release];
+  _state->pipeline = nil;
   _commandBuffer->_commands->push_back(std::move(command));
 }
 

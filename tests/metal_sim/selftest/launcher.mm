@@ -84,42 +84,40 @@ void on_stream(void (^body)(id<MTLComputeCommandEncoder>)) {
   });
 }
 
-// Buffers (None: nil) go to indices 0, 1, ..., one by one or with one call; offsets (in bytes)
-// replace those of the tensors; bytes, a CPU tensor, goes to the index after the buffers.
+// Buffers (None: nil) go to indices 0, 1, ...; offsets (in bytes) replace those of the tensors;
+// bytes, a CPU tensor, goes to the index after the buffers. `again` asks for a second dispatch on
+// the same encoder for which "all", the "buffers", the "pipeline" or "nothing" is set once more.
 void dispatch(std::string source, c10::string_view kernel,
               const c10::List<std::optional<Tensor>>& buffers, IntArrayRef grid, IntArrayRef group,
               bool grid_in_threads, IntArrayRef offsets, const std::optional<Tensor>& bytes,
               int64_t threadgroup_memory, at::ArrayRef<double> constants, bool fast_math,
-              bool at_once) {
+              c10::string_view again) {
   on_stream(^(id<MTLComputeCommandEncoder> encoder) {
-    [encoder setComputePipelineState:pipeline_of(source, kernel, constants, fast_math)];
-    std::vector<id<MTLBuffer>> bound;
-    std::vector<NSUInteger> starts;
-    for (size_t i = 0; i < buffers.size(); ++i) {
-      const std::optional<Tensor> t = buffers.get(i);
-      bound.push_back(t ? buffer_of(*t) : nil);
-      starts.push_back(!offsets.empty() ? offsets[i]
-                                        : (t ? t->storage_offset() * t->element_size() : 0));
-    }
-    if (at_once) {
-      [encoder setBuffers:bound.data()
-                  offsets:starts.data()
-                withRange:NSMakeRange(0, bound.size())];
-    } else {
-      for (size_t i = 0; i < bound.size(); ++i) {
-        [encoder setBuffer:bound[i] offset:starts[i] atIndex:i];
+    const auto run = [&](bool sets_pipeline, bool sets_buffers) {
+      if (sets_pipeline) {
+        [encoder setComputePipelineState:pipeline_of(source, kernel, constants, fast_math)];
       }
-    }
-    if (bytes.has_value()) {
-      [encoder setBytes:bytes->const_data_ptr() length:bytes->nbytes() atIndex:bound.size()];
-    }
-    if (threadgroup_memory != 0) {
-      [encoder setThreadgroupMemoryLength:threadgroup_memory atIndex:0];
-    }
-    if (grid_in_threads) {
-      [encoder dispatchThreads:size_of(grid) threadsPerThreadgroup:size_of(group)];
-    } else {
-      [encoder dispatchThreadgroups:size_of(grid) threadsPerThreadgroup:size_of(group)];
+      for (size_t i = 0; i < buffers.size() && sets_buffers; ++i) {
+        const std::optional<Tensor> t = buffers.get(i);
+        const NSUInteger start =
+            !offsets.empty() ? offsets[i] : (t ? t->storage_offset() * t->element_size() : 0);
+        [encoder setBuffer:t ? buffer_of(*t) : nil offset:start atIndex:i];
+      }
+      if (bytes.has_value() && sets_buffers) {
+        [encoder setBytes:bytes->const_data_ptr() length:bytes->nbytes() atIndex:buffers.size()];
+      }
+      if (threadgroup_memory != 0) {
+        [encoder setThreadgroupMemoryLength:threadgroup_memory atIndex:0];
+      }
+      if (grid_in_threads) {
+        [encoder dispatchThreads:size_of(grid) threadsPerThreadgroup:size_of(group)];
+      } else {
+        [encoder dispatchThreadgroups:size_of(grid) threadsPerThreadgroup:size_of(group)];
+      }
+    };
+    run(true, true);
+    if (!again.empty()) {
+      run(again == "all" || again == "pipeline", again == "all" || again == "buffers");
     }
   });
 }
@@ -160,10 +158,14 @@ void misuse(c10::string_view what) {
   } else if (what == "long_bytes") {
     const std::vector<char> bytes(4097);
     [stream->commandEncoder() setBytes:bytes.data() length:bytes.size() atIndex:0];
-  } else if (what == "buffers_past_end") {
+  } else if (what == "buffer_past_end") {
+    [stream->commandEncoder() setBuffer:nil offset:0 atIndex:31];
+  } else if (what == "buffers_at_once") {
     const id<MTLBuffer> buffers[2] = {};
     const NSUInteger offsets[2] = {};
-    [stream->commandEncoder() setBuffers:buffers offsets:offsets withRange:NSMakeRange(30, 2)];
+    [stream->commandEncoder() setBuffers:buffers offsets:offsets withRange:NSMakeRange(0, 2)];
+  } else if (what == "buffer_offset") {
+    [stream->commandEncoder() setBufferOffset:0 atIndex:0];
   } else if (what == "use_after_end") {
     @autoreleasepool {
       id<MTLCommandQueue> queue = [device() newCommandQueue];
@@ -212,7 +214,7 @@ TORCH_LIBRARY(metal_selftest, library) {
   library.def(
       "dispatch(str source, str kernel, Tensor?[] buffers, int[] grid, int[] group, *, "
       "bool grid_in_threads=False, int[] offsets=[], Tensor? bytes=None, int threadgroup_memory=0, "
-      "float[] constants=[], bool fast_math=False, bool at_once=False) -> ()");
+      "float[] constants=[], bool fast_math=False, str again='') -> ()");
   library.def("pipeline_limits(str source, str kernel) -> int[]", pipeline_limits);
   library.def("function_names(str source) -> str[]", function_names);
   library.def("misuse(str what) -> ()", misuse);

@@ -13,10 +13,13 @@ namespace selftest {
 enum OpsLimits { kMaxInputs = 3, kMaxOutputs = 2, kMaxThreads = 64, kSimdWidth = 32 };
 
 enum OpsBuffer {
-  kInputBuffer = 0,
-  kWeightBuffer = kInputBuffer + kMaxInputs,
-  kOutputBuffer = kWeightBuffer + 1,
-  kOpsParams = kOutputBuffer + kMaxOutputs,
+  kInput0Buffer,
+  kInput1Buffer,
+  kInput2Buffer,
+  kWeightBuffer,
+  kOutput0Buffer,
+  kOutput1Buffer,
+  kOpsParams,
 };
 
 enum OpsConstant { kOperandTypes = 0 };

@@ -76,11 +76,11 @@ struct Applied {
 // The scale makes a detour through threadgroup memory.
 template <typename Op, typename T, int kCount, bool kVector>
 [[kernel, max_total_threads_per_threadgroup(kMaxThreads)]] void row_kernel(
-    device const void* x0 [[buffer(kInputBuffer)]],
-    device const void* x1 [[buffer(kInputBuffer + 1)]],
-    device const void* x2 [[buffer(kInputBuffer + 2)]],
+    device const void* x0 [[buffer(kInput0Buffer)]],
+    device const void* x1 [[buffer(kInput1Buffer)]],
+    device const void* x2 [[buffer(kInput2Buffer)]],
     device const void* weight [[buffer(kWeightBuffer), function_constant(has_weight)]],
-    device void* out0 [[buffer(kOutputBuffer)]], device void* out1 [[buffer(kOutputBuffer + 1)]],
+    device void* out0 [[buffer(kOutput0Buffer)]], device void* out1 [[buffer(kOutput1Buffer)]],
     constant OpsParams& params [[buffer(kOpsParams)]],
     uint index [[thread_position_in_threadgroup]],
     uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
@@ -135,7 +135,7 @@ struct Squared {
 };
 
 template <template <typename> class Op, typename T>
-[[kernel]] void map(device const void* in [[buffer(0)]], device void* out [[buffer(0 + 1)]],
+[[kernel]] void map(device const void* in [[buffer(0)]], device void* out [[buffer(1)]],
                     uint i [[thread_position_in_grid]]) {
   static_cast<device T*>(out)[i] = Op<T>::of(static_cast<device const T*>(in)[i]);
 }
