@@ -84,7 +84,7 @@ MODULES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("kind", MODULES)
 @torch.no_grad()
-def test_script_trace_export_copy_and_pickle(device: str, kind: str) -> None:
+def test_script_trace_fx_export_copy_and_pickle(device: str, kind: str) -> None:
     module = RMSNorm(8, **MODULES[kind], device=device)
     if module.weight is not None:
         module.weight.normal_()
@@ -92,6 +92,7 @@ def test_script_trace_export_copy_and_pickle(device: str, kind: str) -> None:
     others = {
         "script": torch.jit.script(module),
         "trace": torch.jit.trace(module, (x,)),
+        "fx": torch.fx.symbolic_trace(module),
         "deepcopy": copy.deepcopy(module),
     }
     if device == "cpu":  # PyTorch writes no tensors of the simulated device
@@ -123,12 +124,17 @@ def test_refuses_another_size(device: str) -> None:
     """As torch.nn.RMSNorm, with a weight or without."""
     x = torch.ones(2, 9, device=device)
     for module in (RMSNorm(8, device=device), RMSNorm(8, elementwise_affine=False)):
-        for run in (module, torch.jit.script(module)):
+        for run in (module, torch.jit.script(module), torch.fx.symbolic_trace(module)):
             errors = (RuntimeError, torch.jit.Error)
             with pytest.raises(errors, match="must have (a last dim|9 elem)"):
                 run(x)
         with pytest.raises(RuntimeError, match="x must have at least 1 dimension"):
             module(x[0, 0])
+        torch._dynamo.reset()
+        compiled = torch.compile(module, backend="aot_eager", dynamic=True)
+        with pytest.raises(Exception, match="must have (a last dim|.* elements)"):
+            compiled(x)
+        assert compiled(x[:, :8]).shape == (2, 8)
 
 
 def test_rejects_more_than_one_dimension() -> None:

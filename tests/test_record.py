@@ -217,13 +217,24 @@ def test_a_record_that_was_not_baked() -> None:
 
     given = arguments("cpu")
     for kind in (RmsNormRecord, _C.RmsNormRecord, WithoutInit):
+        empty = kind.__new__(kind)
+        assert "RmsNormRecord" in repr(empty) or "WithoutInit" in repr(empty)
         with pytest.raises(RuntimeError, match="nothing was baked: __init__ was not called"):
-            kind.__new__(kind)(**given)
+            empty(**given)
     with pytest.raises(TypeError, match="__init__"):
         WithoutInit()
     for address in (0, 1, id(given)):
         with pytest.raises(TypeError, match="incompatible constructor arguments"):
             _C.RmsNormRecord(address)
+
+
+def test_a_record_is_baked_once(device: str) -> None:
+    record = RmsNormRecord(torch.float16, 2, 8, device=device)
+    before = repr(record)
+    with pytest.raises(RuntimeError, match="baked already"):
+        record.__init__(torch.float32, 4, 4)
+    assert repr(record) == before
+    record(**arguments(device))
 
 
 class Named(RmsNormRecord):

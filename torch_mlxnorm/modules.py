@@ -7,9 +7,19 @@ from numbers import Integral
 from operator import index
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 from torch_mlxnorm.functional import CastingMode, rms_norm
+
+
+@torch.fx.wrap  # a call in graphs of torch.fx, which cannot follow an if
+def _check_size(x: Tensor, dim: int) -> None:
+    if x.dim() > 0 and not torch.jit.is_tracing() and x.size(-1) != dim:
+        raise RuntimeError(
+            f"RMSNorm: x must have a last dimension of {dim} (normalized_shape), "
+            f"got shape {list(x.shape)}"
+        )
 
 
 class RMSNorm(nn.Module):
@@ -32,9 +42,9 @@ class RMSNorm(nn.Module):
         ValueError: ``normalized_shape`` has more than one dimension.
         RuntimeError: at a call, the last dimension has another size.
 
-    Works under :func:`torch.compile`, :func:`torch.export.export`, :func:`torch.jit.script` and
-    :func:`torch.jit.trace`, with equal bits. Inference only: call it under
-    :func:`torch.inference_mode` or :func:`torch.no_grad`; a backward through it raises
+    Works under :func:`torch.compile`, :func:`torch.export.export`, :func:`torch.fx.symbolic_trace`,
+    :func:`torch.jit.script` and :func:`torch.jit.trace`, with equal bits. Inference only: call it
+    under :func:`torch.inference_mode` or :func:`torch.no_grad`; a backward through it raises
     ``NotImplementedError``.
     """
 
@@ -85,13 +95,8 @@ class RMSNorm(nn.Module):
             nn.init.constant_(self.weight, 1.0 - self.weight_offset)
 
     def forward(self, x: Tensor) -> Tensor:
-        dim = self.normalized_shape[0]
-        unchecked = self.weight is None and x.dim() > 0  # by the operator
-        if unchecked and not torch.jit.is_tracing() and x.size(-1) != dim:
-            raise RuntimeError(
-                f"RMSNorm: x must have a last dimension of {dim} (normalized_shape), "
-                f"got shape {list(x.shape)}"
-            )
+        if self.weight is None:  # with one, the operator compares
+            _check_size(x, self.normalized_shape[0])
         if torch.jit.is_scripting():  # it compiles the operator, but not the function
             return torch.ops.mlxnorm.rms_norm(
                 x,

@@ -67,6 +67,8 @@ class RmsNormRecord(_C.RmsNormRecord):
         casting_mode: CastingMode = "gemma",
         device: torch.device | str | None = None,
     ) -> None:
+        if "_baked" in vars(self):
+            raise RuntimeError(f"{_NAME}: it is baked already; make another")
         weight_dtype = dtype if weight_dtype is None else weight_dtype
         for name, given in (("dtype", dtype), ("weight_dtype", weight_dtype)):
             if not isinstance(given, torch.dtype):
@@ -107,7 +109,7 @@ class RmsNormRecord(_C.RmsNormRecord):
     )
 
     def __repr__(self) -> str:
-        arguments = (f"{name}={value!r}" for name, value in self._baked.items())
+        arguments = (f"{name}={value!r}" for name, value in vars(self).get("_baked", {}).items())
         return f"{type(self).__name__}({', '.join(arguments)})"
 
     def __reduce__(self) -> tuple[Any, ...]:
