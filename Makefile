@@ -3,6 +3,7 @@
 # make fuzz    N random calls against float64 (N=100000 DEVICE=cpu|mps SEED=0 CASE=number)
 # make stress  8 threads of mixed calls: equal bits, flat memory (DEVICE=cpu|mps CALLS=10000)
 # make test-arm64  build and test for arm64 Linux, emulated (ARM64_TORCH=torch==2.10.0)
+# make test-versions  the tests with the oldest and newest PyTorch and Python (several GB)
 # make bench   every op on the CPU against PyTorch
 # make lint    ruff and clang-format; `make format` mends what they find
 #
@@ -18,7 +19,7 @@ NATIVE := $(shell find csrc shaders -name '*.[hc]*' -o -name '*.m[me]*')
 FORMATTED := $(shell find csrc shaders tests -regex '.*\.\(h\|cpp\|mm\|metal\)')
 PYTHON_FILES := setup.py torch_mlxnorm tests benchmarks csrc tools
 
-.PHONY: demo test fuzz stress test-arm64 bench lint format build system clean
+.PHONY: demo test fuzz stress test-arm64 test-versions bench lint format build system clean
 
 demo: build $(if $(filter sim,$(DEVICE)),system)
 	$(BIN)/python benchmarks/demo.py --device $(DEVICE)
@@ -38,6 +39,9 @@ stress: build $(if $(filter mps,$(DEVICE)),system)
 
 test-arm64: build
 	tools/test-arm64 $(PYTEST_ARGS)
+
+test-versions: $(VENV)/.python system
+	$(BIN)/python tools/test_versions.py $(PYTEST_ARGS)
 
 bench: build
 	$(BIN)/python benchmarks/cpu.py

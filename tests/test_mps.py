@@ -10,6 +10,7 @@ from pathlib import Path
 import metal_sim
 import pytest
 import torch
+from conftest import mps_refusal
 from metal_sim import product
 from ops import Call, Op, assert_all_same_bits, each_op
 from tensors import DTYPES, misaligned, type_id
@@ -21,6 +22,18 @@ pytestmark = pytest.mark.usefixtures("simulated_mps")
 
 # Of 16-bit rows, with the kernel that is made for them.
 LENGTHS = {24: "simd_2", 128: "simd_2", 2816: "row_2", 32768: "row_4", 40000: "loop"}
+
+
+def test_a_device_that_refuses_memory_is_skipped_with_its_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert mps_refusal() is None
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("MPS backend out of memory")
+
+    monkeypatch.setattr(torch, "zeros", refuse)
+    assert mps_refusal() == "this Mac's MPS device does not work: MPS backend out of memory"
 
 
 @pytest.mark.parametrize("access", ["vector", "scalar"])

@@ -30,7 +30,7 @@ def build(mac: Mac, *arguments: str) -> str:
 
 
 def compilations(mac: Mac) -> list[Command]:
-    return [command for command in mac.commands() if "-c" in command.arguments]
+    return [call for call in mac.commands() if "-c" in call.arguments and call.tool != "xcrun"]
 
 
 def link(mac: Mac) -> Command:
@@ -44,6 +44,7 @@ def universal(tmp_path_factory: pytest.TempPathFactory) -> Mac:
     mac = Mac(
         tmp_path_factory.mktemp("universal"),
         archs="-arch arm64 -arch x86_64",
+        tools=("clang", "clang++", "xcrun"),
         environment={
             "MACOSX_DEPLOYMENT_TARGET": "11.0",
             "ARCHFLAGS": "-arch arm64 -arch x86_64",
@@ -90,6 +91,53 @@ def test_sources_for_metal(universal: Mac) -> None:
     assert link(universal).values("-framework") == {"Metal", "Foundation"}
 
 
+def test_xcodes_compiler_makes_a_metallib_of_every_op(universal: Mac) -> None:
+    """And what it says is kept."""
+    (generated,) = (universal.source / "build").glob("*/generated")
+    assert "nullptr" not in (generated / "embedded_shaders.h").read_text()
+    assert (generated / "metal.log").read_text().count("exit status 0\n") == len(OPS)
+    (record,) = (universal.source / "build").glob("lib*/torch_mlxnorm/_build.py")
+    assert runpy.run_path(str(record))["METALLIBS"] == OPS
+
+
+def test_an_error_of_xcodes_compiler_ends_the_build(tmp_path: Path) -> None:
+    mac = Mac(tmp_path)
+    xcrun = tmp_path / "bin/xcrun"
+    xcrun.write_text(
+        '#!/bin/sh\ncase "$*" in *--version*) exit 0;; esac\necho "bad cast"; exit 1\n'
+    )
+    xcrun.chmod(0o755)
+    run = mac.setup("build_ext")
+    assert run.returncode != 0 and "bad cast" in run.stdout
+    (log,) = (mac.source / "build").glob("*/generated/metal.log")
+    assert log.read_text().endswith("bad cast\nexit status 1\n")
+
+
+@pytest.mark.parametrize(
+    "finds, made, message",
+    [
+        (1, [], None),
+        (0, OPS, None),
+        (0, OPS[1:], f"xcrun finds metal, and there is no metallib of {OPS[0]}"),
+    ],
+    ids=["no compiler", "all", "one is missing"],
+)
+def test_a_missing_metallib_fails_ci(
+    finds: int,
+    made: list[str],
+    message: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    xcrun = tmp_path / "xcrun"
+    xcrun.write_text(f"#!/bin/sh\nexit {finds}\n")
+    xcrun.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr("torch_mlxnorm._build.METALLIBS", made)
+    main = runpy.run_path(str(ROOT / "tools/check_metallibs.py"))["main"]
+    assert main() == message
+
+
 def test_openmp_is_pytorchs_own(universal: Mac) -> None:
     """No Homebrew: header and library come from PyTorch's wheel, also where others lie about."""
     threaded = [c for c in compilations(universal) if "-fopenmp" in c.arguments]
@@ -125,6 +173,7 @@ def test_a_mac_without_openmp_or_xcrun(tmp_path: Path) -> None:
     assert not any("-fopenmp" in command.arguments for command in compilations(mac))
     assert not any(argument.endswith("libomp.dylib") for argument in link(mac).arguments)
     (header,) = (mac.source / "build").glob("*/generated/embedded_shaders.h")
+    assert not header.with_name("metal.log").exists()
     assert header.read_text().count("nullptr, 0") == len(OPS)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -73,8 +74,11 @@ def _flatten(path: Path, included: set[Path], mark: bool) -> str:
     return "\n".join(lines)
 
 
-def compile_metallib(shader: Path) -> bytes | None:
-    """None without Apple's Metal compiler; an error of that compiler is an error here."""
+def compile_metallib(shader: Path, log: Path | None = None) -> bytes | None:
+    """None without Apple's Metal compiler; an error of that compiler is an error here.
+
+    log: what the compiler says is shown, and added to this file.
+    """
     if sys.platform != "darwin" or shutil.which("xcrun") is None:
         return None
     compiler = ["xcrun", "-sdk", "macosx", "metal"]
@@ -84,7 +88,14 @@ def compile_metallib(shader: Path) -> bytes | None:
         library = Path(directory, "shader.metallib")
         options = ["-std=metal3.1", "-mmacosx-version-min=14.0"]
         options += ["-fno-fast-math", "-ffp-contract=off"]
-        subprocess.run([*compiler, *options, str(shader), "-o", str(library)], check=True)
+        command = [*compiler, *options, str(shader), "-o", str(library)]
+        run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        said = f"{shlex.join(command)}\n{run.stdout}exit status {run.returncode}\n"
+        print(said)
+        if log is not None:
+            with log.open("a") as file:
+                file.write(said)
+        run.check_returncode()
         return library.read_bytes()
 
 
@@ -94,21 +105,23 @@ def embed(
     *,
     lines: bool | None = None,
     metallib: Callable[[Path], bytes | None] = compile_metallib,
-) -> None:
-    """Writes `output`, but leaves it untouched when nothing changed.
+) -> list[str]:
+    """Writes `output`, but leaves it untouched when nothing changed. Returns the names of the
+    shaders that it has a metallib of.
 
     lines: as in `flatten`; None asks the environment.
     metallib: makes that of a shader, or None.
     """
     if lines is None:
         lines = os.environ.get("TORCH_MLXNORM_SHADER_LINES", "0") not in ("", "0")
-    metallibs, libraries = [], []
+    metallibs, libraries, compiled = [], [], []
     for path in sorted(shaders.glob("*.metal")):
         source = _INSTANTIATE_NOTHING + flatten(path, lines=lines)
         binary = metallib(path)
         if binary is None:
             reference = "nullptr, 0"
         else:
+            compiled.append(path.stem)
             array = f"k_{path.stem}_metallib"
             metallibs.append(
                 f"inline constexpr unsigned char {array}[] = {{{','.join(map(str, binary))}}};\n"
@@ -120,3 +133,4 @@ def embed(
     if not output.exists() or output.read_text() != text:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(text)
+    return compiled

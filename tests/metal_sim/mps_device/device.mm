@@ -40,15 +40,21 @@ REGISTER_ALLOCATOR(c10::DeviceType::MPS, &allocator);
 
 // ---- guard: one device, one stream --------------------------------------------------------------
 
-struct MPSGuard final : c10::impl::NoOpDeviceGuardImpl<c10::DeviceType::MPS> {
+struct MPSGuard final : c10::impl::DeviceGuardImplInterface {
   static c10::Stream only_stream() { return c10::Stream(c10::Stream::DEFAULT, mps_device()); }
 
+  c10::DeviceType type() const override { return c10::DeviceType::MPS; }
+  c10::DeviceIndex deviceCount() const noexcept override { return 1; }
+  void setDevice(c10::Device) const override {}
+  void uncheckedSetDevice(c10::Device) const noexcept override {}
   c10::Device exchangeDevice(c10::Device) const override { return mps_device(); }
   c10::Device getDevice() const override { return mps_device(); }
   c10::Stream getStream(c10::Device) const noexcept override { return only_stream(); }
   c10::Stream getNewStream(c10::Device, int) const override { return only_stream(); }
   c10::Stream getDefaultStream(c10::Device) const override { return only_stream(); }
   c10::Stream exchangeStream(c10::Stream) const noexcept override { return only_stream(); }
+  bool queryStream(const c10::Stream&) const override { return true; }
+  void synchronizeStream(const c10::Stream&) const override { synchronize(); }
   void synchronizeDevice(c10::DeviceIndex) const override { synchronize(); }
 };
 C10_REGISTER_GUARD_IMPL(MPS, MPSGuard);
@@ -88,15 +94,15 @@ const at::Generator& default_generator() {
   return generator;
 }
 
-// ---- hooks --------------------------------------------------------------------------------------
-
-size_t max_buffer_length() {
-  return at::mps::MPSDevice::getInstance()->device().maxBufferLength;
-}
-
 }  // namespace
 
+// ---- hooks --------------------------------------------------------------------------------------
+
 struct MPSHooks final : at::MPSHooksInterface {
+  // PyTorch 2.8 passes an argument, later versions none.
+  template <typename... Arguments>
+  explicit MPSHooks(const Arguments&...) {}
+
   void init() const override {}
   bool hasMPS() const override { return true; }
   bool isBuilt() const override { return true; }
@@ -125,8 +131,9 @@ struct MPSHooks final : at::MPSHooksInterface {
   void emptyCache() const override {}
   size_t getCurrentAllocatedMemory() const override { return 0; }
   size_t getDriverAllocatedMemory() const override { return 0; }
-  size_t getRecommendedMaxMemory() const override { return max_buffer_length(); }
-  size_t getMaxBufferLength() const override { return max_buffer_length(); }
+  size_t getRecommendedMaxMemory() const override {
+    return at::mps::MPSDevice::getInstance()->device().maxBufferLength;
+  }
   void setMemoryFraction(double) const override {}
 };
 
@@ -150,10 +157,6 @@ at::Generator cpu_generator(const std::optional<at::Generator>& generator) {
 }
 
 }  // namespace sim
-
-at::Allocator* at::mps::GetMPSAllocator() {
-  return sim::mps_allocator();
-}
 
 namespace at {
 using SimMPSHooks = sim::MPSHooks;

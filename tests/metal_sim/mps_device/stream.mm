@@ -1,16 +1,17 @@
 // PyTorch's MPSDevice and MPSStream over the fake Metal.
 //
 // The declarations are PyTorch's own (ATen/mps/MPSStream.h, MPSDevice.h), so a product compiles and
-// links as it does on macOS.
+// links as it does on macOS. Only what a product may use is defined: the rest differs from one
+// version of PyTorch to the next.
 #include <ATen/mps/MPSDevice.h>
 #include <ATen/mps/MPSStream.h>
 
-#include <exception>
 #include <string>
 
 #include "../fake_metal/dispatch_queue.h"
 #include "../fake_metal/metal_objects.h"
 #include "../fake_metal/stats.h"
+#include "run_on.h"
 
 namespace at::mps {
 
@@ -24,26 +25,6 @@ MPSDevice::~MPSDevice() = default;
 MPSDevice* MPSDevice::getInstance() {
   static MPSDevice* device = _device = new MPSDevice;
   return device;
-}
-
-bool MPSDevice::isMacOS13Plus(MacOSVersion) const {
-  return true;
-}
-std::string MPSDevice::getName() const {
-  return _mtl_device.name.UTF8String;
-}
-unsigned MPSDevice::getCoreCount() const {
-  return 1;
-}
-
-bool is_available() {
-  return true;
-}
-bool is_macos_13_or_newer(MacOSVersion) {
-  return true;
-}
-bool is_apple_family_or_newer(AppleGPUFamily) {
-  return true;
 }
 
 // ---- stream -------------------------------------------------------------------------------------
@@ -110,7 +91,7 @@ void MPSStream::synchronize(SyncType type) {
   if (sim::is_running_on(_serialQueue)) {
     flush();
   } else {
-    dispatch_sync_with_rethrow(_serialQueue, ^{
+    sim::run_on(_serialQueue, ^{
       flush();
     });
   }
@@ -133,18 +114,6 @@ MPSStream* getDefaultMPSStream() {
 }
 MPSStream* getCurrentMPSStream() {
   return getDefaultMPSStream();
-}
-
-void dispatch_sync_with_rethrow(dispatch_queue_t queue, void (^block)()) {
-  __block std::exception_ptr failure;
-  dispatch_sync(queue, ^{
-    try {
-      block();
-    } catch (...) {
-      failure = std::current_exception();
-    }
-  });
-  if (failure) std::rethrow_exception(failure);
 }
 
 }  // namespace at::mps

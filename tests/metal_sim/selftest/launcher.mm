@@ -10,6 +10,8 @@
 
 #import <Metal/Metal.h>
 
+#include "../mps_device/run_on.h"
+
 namespace {
 
 using at::IntArrayRef;
@@ -77,7 +79,7 @@ id<MTLComputePipelineState> pipeline_of(const std::string& source, c10::string_v
 
 void on_stream(void (^body)(id<MTLComputeCommandEncoder>)) {
   at::mps::MPSStream* stream = at::mps::getCurrentMPSStream();
-  at::mps::dispatch_sync_with_rethrow(stream->queue(), ^{
+  sim::run_on(stream->queue(), ^{
     @autoreleasepool {
       body(stream->commandEncoder());
     }
@@ -200,7 +202,7 @@ void misuse(c10::string_view what) {
       throw std::runtime_error("lost");
     });
   } else if (what == "throw_with_rethrow") {
-    at::mps::dispatch_sync_with_rethrow(stream->queue(), ^{
+    sim::run_on(stream->queue(), ^{
       TORCH_CHECK(false, "carried out of the block");
     });
   } else {
