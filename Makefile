@@ -4,6 +4,7 @@
 # make stress  8 threads of mixed calls: equal bits, flat memory (DEVICE=cpu|mps CALLS=10000)
 # make test-arm64  build and test for arm64 Linux, emulated (ARM64_TORCH=torch==2.10.0)
 # make test-versions  the tests with the oldest and newest PyTorch and Python (several GB)
+# make test-sanitizers  CPU and simulated MPS under ASan, UBSan and TSan (KINDS="address undefined")
 # make bench   every op on the CPU against PyTorch
 # make lint    ruff and clang-format; `make format` mends what they find
 #
@@ -19,7 +20,7 @@ NATIVE := $(shell find csrc shaders -name '*.[hc]*' -o -name '*.m[me]*')
 FORMATTED := $(shell find csrc shaders tests -regex '.*\.\(h\|cpp\|mm\|metal\)')
 PYTHON_FILES := setup.py torch_mlxnorm tests benchmarks csrc tools
 
-.PHONY: demo test fuzz stress test-arm64 test-versions bench lint format build system clean
+.PHONY: demo test fuzz stress test-arm64 test-versions test-sanitizers bench lint format build system clean
 
 demo: build $(if $(filter sim,$(DEVICE)),system)
 	$(BIN)/python benchmarks/demo.py --device $(DEVICE)
@@ -42,6 +43,9 @@ test-arm64: build
 
 test-versions: $(VENV)/.python system
 	$(BIN)/python tools/test_versions.py $(PYTEST_ARGS)
+
+test-sanitizers: build system
+	$(BIN)/python tests/sanitizers/run.py $(KINDS)
 
 bench: build
 	$(BIN)/python benchmarks/cpu.py

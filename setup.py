@@ -27,6 +27,14 @@ CXX_FLAGS = ["-O3", "-std=c++20", "-fvisibility=hidden", "-Wall"]
 # Contracted differently in two ops, a * b + c would give them different bits.
 ISA_CXX_FLAGS = [*CXX_FLAGS, "-ffp-contract=off"]
 
+# `make test-sanitizers`: address, undefined or thread, in a build folder of its own.
+SANITIZER = os.environ.get("MLXNORM_SANITIZER")
+SANITIZER_FLAGS = [f"-fsanitize={SANITIZER}", "-fno-omit-frame-pointer", "-g1", "-O1"]
+if not SANITIZER:
+    SANITIZER_FLAGS = []
+elif SANITIZER != "thread":  # kernels have nothing that threads share
+    ISA_CXX_FLAGS += SANITIZER_FLAGS
+
 # csrc/cpu/isa is compiled once for each, as PyTorch compiles its own CPU kernels. On arm64 the
 # default already has vectors (NEON), and exp is PyTorch's Sleef, as on x86-64, instead of libm's.
 # On x86-64 loops of few instructions lose up to 8 % of their speed where they begin badly.
@@ -111,6 +119,8 @@ class BuildExtension(cpp_extension.BuildExtension):
         # pip builds in a fresh directory each time; this one lets ninja rebuild what changed.
         python = f"{sys.implementation.cache_tag}{sys.abiflags}"
         name = f"torch-{torch.__version__}-{sysconfig.get_platform()}-{python}"
+        if SANITIZER:
+            name += f"-{SANITIZER}"
         self.build_temp = str(ROOT / "build" / name)
 
     def run(self) -> None:
@@ -198,8 +208,8 @@ if importlib.util.find_spec("ninja"):
     os.environ["PATH"] = os.pathsep.join([ninja.BIN_DIR, os.environ["PATH"]])
 
 sources = files(*(f"csrc/{room}*.cpp" for room in ("", "dispatch/", "cpu/", "meta/", "python/")))
-cxx_flags = [*CXX_FLAGS, *TARGET_FLAGS, *OPENMP_FLAGS[0]]
-link_flags = [*TARGET_FLAGS, *OPENMP_FLAGS[1]]
+cxx_flags = [*CXX_FLAGS, *SANITIZER_FLAGS, *TARGET_FLAGS, *OPENMP_FLAGS[0]]
+link_flags = [*SANITIZER_FLAGS, *TARGET_FLAGS, *OPENMP_FLAGS[1]]
 if MACOS:
     sources += files("csrc/mps/*.cpp", "csrc/mps/*.mm")
     cxx_flags += ["-fno-objc-arc"]

@@ -127,7 +127,7 @@ def build_and_load(
 
     simulator = build(_simulator_target())
     flags = [*toolchain.objective_cxx_flags(), *_torch_include_flags()]
-    flags += ["-O1", "-g1", "-Wall"]
+    flags += ["-O1", "-g1", "-Wall", *toolchain.sanitizer_flags()]
     flags += [f"-I{Path(path).resolve()}" for path in include_dirs]
     flags += [f"-D{define}" for define in defines]
     target = Target(
@@ -305,6 +305,8 @@ def _simulator_target() -> Target:
     return Target(
         name="metal_sim",
         sources=sources,
-        compile_flags=flags,
+        compile_flags=[*flags, *toolchain.sanitizer_flags()],
         link_flags=[*toolchain.link_flags(), *_torch_link_flags(), "-ldl"],
+        # It switches stacks under ThreadSanitizer's feet, and runs on one thread at a time.
+        folder_flags={"executor": ["-fno-sanitize=thread"]},
     )

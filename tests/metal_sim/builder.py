@@ -7,7 +7,7 @@ import hashlib
 import os
 import shlex
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,6 +30,8 @@ class Target:
     link_flags: Sequence[str]
     # Files that are linked in; a newer one makes the target stale.
     libraries: Sequence[Path] = field(default=())
+    # More compile flags, by the name of a source's folder.
+    folder_flags: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def build(target: Target) -> Path:
@@ -83,7 +85,8 @@ def _dependencies(depfile: Path) -> list[Path]:
 def _compile(target: Target, source: Path, folder: Path) -> Path:
     stem = f"{source.stem}-{_hash([str(source)])[:8]}"
     output, stamp, depfile = (folder / f"{stem}{suffix}" for suffix in (".o", ".stamp", ".d"))
-    command = [toolchain.compiler(), *target.compile_flags, "-MD", "-MF", str(depfile)]
+    flags = [*target.compile_flags, *target.folder_flags.get(source.parent.name, ())]
+    command = [toolchain.compiler(), *flags, "-MD", "-MF", str(depfile)]
     command += ["-c", str(source), "-o", str(output)]
     key = _hash([toolchain.compiler_version(), *command])
     if not _is_current(output, stamp, key, _dependencies(depfile)):

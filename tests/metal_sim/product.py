@@ -16,7 +16,9 @@ METALLIB_MAGIC = b"simulated metallib\n"  # see fake_metal/metal_library.h
 
 
 @functools.cache
-def load(shaders: Path = ROOT / "shaders", *, metallibs: bool = True) -> Path:
+def load(
+    shaders: Path = ROOT / "shaders", *, metallibs: bool = True, only_build: bool = False
+) -> Path:
     """Embed the shaders, build csrc/mps/ unchanged and register its kernels.
 
     Once in a process; other shaders than the product's are for tests of the simulator. Simulated
@@ -43,6 +45,7 @@ def load(shaders: Path = ROOT / "shaders", *, metallibs: bool = True) -> Path:
         sorted(sources),
         include_dirs=[generated],
         compile_flags=["-fno-objc-arc", "-fvisibility=hidden"],
+        load=not only_build,
     )
 
 

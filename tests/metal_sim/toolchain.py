@@ -76,5 +76,19 @@ def objective_cxx_flags() -> list[str]:
     ]
 
 
+def sanitizer_flags() -> list[str]:
+    """For $MLXNORM_SANITIZER (address, undefined or thread), whose runtime the process preloads."""
+    kind = os.environ.get("MLXNORM_SANITIZER")
+    if not kind:
+        return []
+    special = {
+        # These two want typeinfo that a library with hidden symbols does not share.
+        "undefined": ["-fno-sanitize=vptr,function"],
+        # GCC 12's runtime has no __tsan_memset; it intercepts memset.
+        "thread": ["-mllvm", "-tsan-instrument-memintrinsics=0"],
+    }
+    return [f"-fsanitize={kind}", *special.get(kind, []), "-fno-omit-frame-pointer"]
+
+
 def link_flags() -> list[str]:
     return ["-shared", f"-L{gcc_library_dir()}", "-lobjc", "-lBlocksRuntime"]

@@ -305,6 +305,7 @@ void Execution::release_barrier() {
 
 void Execution::thread_main() {
   Execution& self = *current;
+  self.running_->fiber.entered(self.scheduler_);
   self.dispatch_->kernel->run();
   self.running_->state = ThreadState::done;
   Fiber::switch_context(self.running_->fiber, self.scheduler_);

@@ -3,7 +3,36 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
+#ifdef SIM_ADDRESS_SANITIZER
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#endif
+
 namespace sim {
+
+// AddressSanitizer has to know on which stack it is. Fake stacks, which it would keep as well, are
+// off (detect_stack_use_after_return=0).
+#ifdef SIM_ADDRESS_SANITIZER
+
+void Fiber::entered(Fiber& from) {
+  __sanitizer_finish_switch_fiber(nullptr, &from.stack_, &from.stack_size_);
+}
+
+void Fiber::switch_context(Fiber& from, Fiber& to) {
+  __sanitizer_start_switch_fiber(nullptr, to.stack_, to.stack_size_);
+  switch_stack(from, to);
+  __sanitizer_finish_switch_fiber(nullptr, nullptr, nullptr);
+}
+
+#else
+
+void Fiber::entered(Fiber&) {}
+
+void Fiber::switch_context(Fiber& from, Fiber& to) {
+  switch_stack(from, to);
+}
+
+#endif
 
 #ifdef SIM_USE_UCONTEXT
 
@@ -15,7 +44,7 @@ void Fiber::prepare(void* stack, size_t stack_size, void (*entry)()) {
   makecontext(&context_, entry, 0);
 }
 
-void Fiber::switch_context(Fiber& from, Fiber& to) {
+void Fiber::switch_stack(Fiber& from, Fiber& to) {
   swapcontext(&from.context_, &to.context_);
 }
 
@@ -55,9 +84,14 @@ void Fiber::prepare(void* stack, size_t stack_size, void (*entry)()) {
   *--slot = reinterpret_cast<void*>(entry);
   for (int i = 0; i < kSavedRegisters; ++i) *--slot = nullptr;
   stack_pointer_ = slot;
+#ifdef SIM_ADDRESS_SANITIZER
+  stack_ = stack;
+  stack_size_ = stack_size;
+  __asan_unpoison_memory_region(stack, stack_size);  // a thread may have been abandoned on it
+#endif
 }
 
-void Fiber::switch_context(Fiber& from, Fiber& to) {
+void Fiber::switch_stack(Fiber& from, Fiber& to) {
   sim_switch_stack(&from.stack_pointer_, to.stack_pointer_);
 }
 

@@ -14,17 +14,31 @@
 #include <ucontext.h>
 #endif
 
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define SIM_ADDRESS_SANITIZER
+#endif
+#endif
+
 namespace sim {
 
 class Fiber {
  public:
-  // The next switch to this fiber calls `entry`, which must never return.
+  // The next switch to this fiber calls `entry`, which must never return and begins with a call of
+  // `entered`.
   void prepare(void* stack, size_t stack_size, void (*entry)());
+  void entered(Fiber& from);
 
   // Suspends `from`, the fiber that is running, and continues `to`.
   static void switch_context(Fiber& from, Fiber& to);
 
  private:
+  static void switch_stack(Fiber& from, Fiber& to);
+
+#ifdef SIM_ADDRESS_SANITIZER
+  const void* stack_ = nullptr;
+  size_t stack_size_ = 0;
+#endif
 #ifdef SIM_USE_UCONTEXT
   ucontext_t context_;
 #else

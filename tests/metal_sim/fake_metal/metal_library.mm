@@ -141,7 +141,9 @@ std::string compile_source(const std::string& source, NSDictionary* macros) {
   const std::string errors_path = folder.path + "/errors";
   std::ofstream(source_path) << source;
   const std::string command =
-      "PYTHONPATH=" + shell_quote(config.module_dir) + " " + shell_quote(config.python) +
+      // Not under the sanitizer that this process may be under.
+      "env -u LD_PRELOAD PYTHONPATH=" + shell_quote(config.module_dir) + " " +
+      shell_quote(config.python) +
       " -m metal_sim.translator.compile_library " + shell_quote(source_path) + " --runtime " +
       shell_quote(own_path()) + " 2>" + shell_quote(errors_path);
   FILE* pipe = popen(command.c_str(), "r");

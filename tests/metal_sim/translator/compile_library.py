@@ -64,6 +64,20 @@ COMPILE_FLAGS = [
     "-Wno-nested-anon-types",
 ]
 
+# Those calls are answered under names of our own, so that a shader never reaches the runtime of a
+# sanitizer that the whole process runs under.
+ANSWERED = [
+    f"__tsan_{access}{size}"
+    for access in ("read", "write", "unaligned_read", "unaligned_write")
+    for size in (1, 2, 4, 8, 16)
+]
+ANSWERED += [f"__tsan_{name}" for name in ("init", "memcpy", "memmove", "memset")]
+ANSWERED += [
+    f"__ubsan_handle_{name}"
+    for name in ("type_mismatch_v1", "out_of_bounds", "divrem_overflow", "shift_out_of_bounds")
+]
+LINK_FLAGS = ["-shared", "-lm", *(f"-Wl,--wrap={name}" for name in ANSWERED)]
+
 
 class CompilationError(Exception):
     """The C++ compiler rejected a translated shader."""
@@ -78,7 +92,8 @@ def _simulator_headers() -> list[Path]:
 def cache_key(preprocessed: str) -> str:
     """Hash of all that decides what a compiled library looks like."""
     digest = hashlib.sha256()
-    parts = [preprocessed, toolchain.compiler_version(), *COMPILE_FLAGS, str(KERNELS_PER_PART)]
+    parts = [preprocessed, toolchain.compiler_version(), *COMPILE_FLAGS, *LINK_FLAGS]
+    parts.append(str(KERNELS_PER_PART))
     parts += [path.read_text() for path in _simulator_headers()]
     parts += [Path(module.__file__ or "").read_text() for module in (msl, cpp_backend)]
     for part in parts:
@@ -138,8 +153,7 @@ def compile_source(
             objects = list(pool.map(compile_part, range(len(parts))))
         linked = scratch / "library.so"
         _run_compiler(
-            [toolchain.compiler(), "-shared", "-o", str(linked), *map(str, objects), str(runtime)]
-            + ["-lm"]
+            [toolchain.compiler(), "-o", str(linked), *map(str, objects), str(runtime), *LINK_FLAGS]
         )
         linked.rename(target)  # atomic: another process may be doing the same
     return target
