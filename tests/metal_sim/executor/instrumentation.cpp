@@ -2,9 +2,9 @@
 //
 // -fsanitize=thread announces every memory access: the address check, the uninitialised-memory
 // check and the race check hang on it. -fsanitize=alignment,bounds,... announces undefined
-// behaviour together with its line. The struct layouts below are the compiler's interface. The linker
-// puts __wrap_ before the names (translator/compile_library.py), so that the runtime of a sanitizer
-// that the whole process runs under does not answer instead.
+// behaviour together with its line. The struct layouts below are the compiler's interface. The
+// linker puts __wrap_ before the names (translator/compile_library.py), so that the runtime of a
+// sanitizer that the whole process runs under does not answer instead.
 #include <stdint.h>
 #include <string.h>
 
@@ -63,16 +63,16 @@ extern "C" {
 
 #define SIM_EXPORT __attribute__((visibility("default")))
 #define SIM_ACCESS(size)                                                  \
-  SIM_EXPORT void __wrap___tsan_read##size(void* address) {                      \
+  SIM_EXPORT void __wrap___tsan_read##size(void* address) {               \
     check(AccessKind::read, address, size, __builtin_return_address(0));  \
   }                                                                       \
-  SIM_EXPORT void __wrap___tsan_write##size(void* address) {                     \
+  SIM_EXPORT void __wrap___tsan_write##size(void* address) {              \
     check(AccessKind::write, address, size, __builtin_return_address(0)); \
   }                                                                       \
-  SIM_EXPORT void __wrap___tsan_unaligned_read##size(void* address) {            \
+  SIM_EXPORT void __wrap___tsan_unaligned_read##size(void* address) {     \
     check(AccessKind::read, address, size, __builtin_return_address(0));  \
   }                                                                       \
-  SIM_EXPORT void __wrap___tsan_unaligned_write##size(void* address) {           \
+  SIM_EXPORT void __wrap___tsan_unaligned_write##size(void* address) {    \
     check(AccessKind::write, address, size, __builtin_return_address(0)); \
   }
 SIM_ACCESS(1)
@@ -114,7 +114,8 @@ SIM_EXPORT void __wrap___ubsan_handle_out_of_bounds(OutOfBoundsData* data, uintp
 SIM_EXPORT void __wrap___ubsan_handle_divrem_overflow(OverflowData* data, uintptr_t, uintptr_t) {
   fail_at("integer division by zero or overflow", data->location);
 }
-SIM_EXPORT void __wrap___ubsan_handle_shift_out_of_bounds(OverflowData* data, uintptr_t, uintptr_t) {
+SIM_EXPORT void __wrap___ubsan_handle_shift_out_of_bounds(OverflowData* data, uintptr_t,
+                                                          uintptr_t) {
   fail_at("shift by more than the type's width", data->location);
 }
 
