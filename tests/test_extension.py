@@ -21,7 +21,7 @@ HERE = torch.__version__
 
 
 def record(torch_version: str, version: str = torch_mlxnorm.__version__) -> str:
-    return f'TORCH = "{torch_version}"\nVERSION = "{version}"\n'
+    return f'EXTENSION = "_C{SUFFIX}"\nTORCH = "{torch_version}"\nVERSION = "{version}"\n'
 
 
 @pytest.fixture
@@ -59,6 +59,13 @@ def test_without_a_record(package: Path) -> None:
     """As an extension of elsewhere: whether it loads is the test."""
     with_extension(package, "")
     (package / "_build.py").unlink()
+    assert error(package) == ""
+
+
+def test_a_record_of_another_pythons_extension(package: Path) -> None:
+    """Of a checkout that was built for two: the record is the last one's."""
+    with_extension(package, record("2.99.0").replace(SUFFIX, ".cpython-39-x86_64-linux-gnu.so"))
+    (package / "_C.cpython-39-x86_64-linux-gnu.so").touch()
     assert error(package) == ""
 
 
@@ -126,4 +133,5 @@ def test_an_old_pytorch(package: Path) -> None:
 def test_this_build_has_a_record() -> None:
     import torch_mlxnorm._build as build
 
+    assert build.EXTENSION == f"_C{SUFFIX}"
     assert (build.TORCH, build.VERSION) == (str(HERE), torch_mlxnorm.__version__)

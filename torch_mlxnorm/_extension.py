@@ -41,9 +41,12 @@ def _load() -> None:
             f"this Python loads {loadable[0]}. {_REBUILD}"
         )
 
-    # Written by setup.py. One without it may be of anything.
+    # Written by setup.py, for the Python that it last ran with. An extension without a record may
+    # be of anything.
     record = _PACKAGE / "_build.py"
     built = runpy.run_path(str(record)) if record.exists() else {}
+    if built.get("EXTENSION") not in loadable:
+        built = {}
     version, torch_version = built.get("VERSION", __version__), built.get("TORCH", running)
     if version != __version__:
         raise ImportError(
