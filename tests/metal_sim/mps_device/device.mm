@@ -2,6 +2,7 @@
 #include "device.h"
 
 #include <ATen/CPUGeneratorImpl.h>
+#include <ATen/detail/CUDAHooksInterface.h>
 #include <ATen/detail/MPSHooksInterface.h>
 #include <ATen/mps/MPSDevice.h>
 #include <ATen/mps/MPSStream.h>
@@ -105,7 +106,8 @@ struct MPSHooks final : at::MPSHooksInterface {
 
   void init() const override {}
   bool hasMPS() const override { return true; }
-  bool isBuilt() const override { return true; }
+  // A process has one accelerator. CUDA builds of PyTorch, which is what PyPI has, have chosen.
+  bool isBuilt() const override { return !at::detail::getCUDAHooks().isBuilt(); }
   bool isAvailable() const override { return true; }
   bool isOnMacOSorNewer(unsigned, unsigned) const override { return true; }
   bool hasPrimaryContext(c10::DeviceIndex) const override { return true; }
