@@ -2,9 +2,9 @@
 // all others run on the CPU, directly in the device's memory.
 #include <ATen/EmptyTensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/native/Resize.h>
 #include <ATen/ops/_reshape_alias_native.h>
 #include <ATen/ops/as_strided.h>
-#include <ATen/ops/as_strided_native.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_strided.h>
 #include <ATen/ops/from_blob.h>
@@ -100,6 +100,15 @@ Tensor& set_storage(Tensor& self, c10::Storage storage, int64_t offset, IntArray
     tensor->set_sizes_and_strides(size, stride);
   }
   return self;
+}
+
+// PyTorch's own kernel for this refuses MPS in 2.8.
+Tensor as_strided(const Tensor& self, IntArrayRef size, IntArrayRef stride,
+                  std::optional<int64_t> offset) {
+  Tensor view = at::detail::make_tensor<c10::TensorImpl>(
+      c10::TensorImpl::VIEW, c10::Storage(self.storage()), self.key_set(), self.dtype());
+  at::native::setStrided(view, size, stride, offset.value_or(self.storage_offset()));
+  return view;
 }
 
 // ---- operators that move data -------------------------------------------------------------------
@@ -262,7 +271,7 @@ TORCH_LIBRARY_IMPL(aten, MPS, library) {
   library.impl("_copy_from", copy_from);
   library.impl("_copy_from_and_resize", copy_from_and_resize);
   library.impl("_local_scalar_dense", local_scalar_dense);
-  library.impl("as_strided", at::native::as_strided_tensorimpl);
+  library.impl("as_strided", as_strided);
   library.impl("view", at::native::view);
   library.impl("_reshape_alias", at::native::_reshape_alias);
   library.impl("unfold", at::native::unfold);
