@@ -323,6 +323,17 @@ class Call:
         return self.steps(Chain(Options(**self.options)))
 
 
+def function_of(call: Call) -> Callable[[dict[str, Tensor | None]], tuple[Tensor, ...]]:
+    """The call as a function of its tensors: what torch.compile of PyTorch 2.8 sees through."""
+    function, options = getattr(torch_mlxnorm, call.op.name), call.options
+
+    def run(tensors: dict[str, Tensor | None]) -> tuple[Tensor, ...]:
+        result = function(**tensors, **options)
+        return result if isinstance(result, tuple) else (result,)
+
+    return run
+
+
 def assert_all_same_bits(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
     for a, b in zip(actual, expected, strict=True):
         assert_same_bits(a, b)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.autograd.forward_ad as forward_ad
-from ops import Call, Op, assert_all_same_bits, each_op
+from ops import Call, Op, assert_all_same_bits, each_op, function_of
 from tensors import randn
 from torch import Tensor
 
@@ -192,8 +192,10 @@ def test_compiled_only_a_real_backward_raises(device: str, op: Op) -> None:
     call = op.call((2,), 8, torch.float32, device)
     needed = call.mapped(lambda t: t.clone().requires_grad_())
 
-    def model(tensors: dict[str, Tensor]) -> list[Tensor]:
-        return [result * 2 for result in Call(op, tensors, {})()]
+    function = function_of(call)
+
+    def model(tensors: dict[str, Tensor | None]) -> list[Tensor]:
+        return [result * 2 for result in function(tensors)]
 
     torch._dynamo.reset()
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=True)

@@ -20,6 +20,7 @@ from ops import OPS, each_op
 from tensors import DTYPES, type_id
 
 import torch_mlxnorm
+from tools import require_checkout
 from torch_mlxnorm import _examinations, doctor, reference
 from torch_mlxnorm._calls import Operator, make_call, operators
 from torch_mlxnorm._exactness import compare, rounds_between
@@ -50,6 +51,8 @@ def examine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> Callable
     def run(*names: str, device: str = "cpu", **examinations: Any) -> tuple[int, str, Report]:
         chosen = {name: SECTIONS[name] for name in names} | examinations
         monkeypatch.setattr(doctor, "SECTIONS", chosen)
+        if device == "mps":
+            require_checkout()
         where = ["--sim"] if device == "mps" else ["--device", device]
         path = tmp_path / "report.json"
         code = doctor.main(["--quick", "--json", str(path), *where])
@@ -98,6 +101,7 @@ def test_on_the_cpu(tmp_path: Path) -> None:
 
 
 def test_on_simulated_mps(simulated_mps: str, tmp_path: Path) -> None:
+    require_checkout()
     path = tmp_path / "elsewhere.json"
     result = start("--sim", "--json", str(path), folder=tmp_path)
     report = assert_complete(result, path)
@@ -118,6 +122,7 @@ def test_sim_needs_a_checkout(tmp_path: Path) -> None:
 
 
 def test_sim_names_a_missing_tool(simulated_mps: str, tmp_path: Path) -> None:
+    require_checkout()
     result = start("--sim", folder=tmp_path, PATH=str(tmp_path), METAL_SIM_CLANG="")
     assert result.returncode == 1
     assert "doctor: --sim: clang++-19 was not found: apt-get install clang-19" in result.stderr

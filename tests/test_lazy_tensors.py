@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from ops import Call, Op, assert_all_same_bits, each_op, each_op_that
+from ops import Op, assert_all_same_bits, each_op, each_op_that, function_of
 from tensors import randn
 from torch import Tensor
 
@@ -139,9 +139,6 @@ def test_record_refuses_them(device: str) -> None:
 def test_compile_of_negated_tensors(op: Op) -> None:
     call = op.call((2,), 8, torch.float32, "cpu").mapped(negated, op.activations)
 
-    def model(tensors: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        return Call(op, tensors, {})()
-
     torch._dynamo.reset()
-    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    compiled = torch.compile(function_of(call), backend="aot_eager", fullgraph=True)
     assert_all_same_bits(compiled(call.tensors), call())

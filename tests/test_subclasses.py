@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ops import OPS, Call, Op, assert_all_same_bits, each_op, each_op_that
+from ops import OPS, Call, Op, assert_all_same_bits, each_op, each_op_that, function_of
 from torch import Tensor
 
 LENGTHS = (3, 1, 4)
@@ -49,8 +49,10 @@ def test_jagged_tensors_compile(op: Op) -> None:
     call = op.call((sum(LENGTHS),), 24)
     ragged = nested(call)
 
-    def model(tensors: dict[str, Tensor]) -> list[Tensor]:
-        return [result * 2 for result in Call(op, tensors, {})()]
+    function = function_of(call)
+
+    def model(tensors: dict[str, Tensor | None]) -> list[Tensor]:
+        return [result * 2 for result in function(tensors)]
 
     torch._dynamo.reset()
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import pytest
 import torch
-from ops import OPS, Call, Op, ScaleKind, assert_all_same_bits, each_op, each_op_that
+from ops import OPS, Call, Op, ScaleKind, assert_all_same_bits, each_op, each_op_that, function_of
 from tensors import randn
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -18,10 +18,10 @@ BATCH = 3
 
 def vmapped(call: Call, dims: Mapping[str, int | None]) -> tuple[Tensor, ...]:
     """Over the tensors with a dim, which they have besides those of the call."""
-    names = list(call.tensors)
+    names, function = list(call.tensors), function_of(call)
 
     def one(*tensors: Tensor | None) -> tuple[Tensor, ...]:
-        return call.having(**dict(zip(names, tensors, strict=True)))()
+        return function(dict(zip(names, tensors, strict=True)))
 
     in_dims = tuple(dims.get(name) for name in names)
     return torch.vmap(one, in_dims=in_dims)(*call.tensors.values())
@@ -151,8 +151,14 @@ def test_vmap_compiles(device: str, op: Op) -> None:
     dims: dict[str, int | None] = dict.fromkeys(call.rowwise, 0)
     many = batched(call, dims)
     torch._dynamo.reset()
-    compiled = torch.compile(vmapped, backend="aot_eager", fullgraph=True)
-    assert_all_same_bits(compiled(many, dims), vmapped(many, dims))
+    names, function = list(dims), function_of(many)
+    shared = {name: t for name, t in many.tensors.items() if name not in dims}
+
+    def model(*tensors: Tensor) -> tuple[Tensor, ...]:
+        return function({**shared, **dict(zip(names, tensors, strict=True))})
+
+    compiled = torch.compile(torch.vmap(model), backend="aot_eager", fullgraph=True)
+    assert_all_same_bits(compiled(*(many[name] for name in names)), vmapped(many, dims))
 
 
 @each_op

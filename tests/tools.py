@@ -11,6 +11,8 @@ from typing import NoReturn
 
 import pytest
 
+import torch_mlxnorm
+
 
 def _missing(tool: str, package: str) -> NoReturn:
     message = f"needs {tool}, which {package} provides"
@@ -29,6 +31,13 @@ def require_module(module: str, package: str) -> None:
     """The same for a Python module."""
     if importlib.util.find_spec(module) is None:
         _missing(f"the Python module {module}", package)
+
+
+def require_checkout() -> None:
+    """Skips where the package is installed elsewhere: `--sim` looks for tests/ beside it."""
+    package = Path(torch_mlxnorm.__file__).parents[1]
+    if package != Path(__file__).parents[1]:
+        pytest.skip(f"needs an editable install (pip install -e .), the package is in {package}")
 
 
 def planted_mistake(path: Path) -> str:
