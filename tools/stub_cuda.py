@@ -13,8 +13,9 @@ from collections import defaultdict
 from pathlib import Path
 
 TOOLS = "/usr/bin/aarch64-linux-gnu-"
-# glibc, libstdc++ and the rest of Debian's; the others come in the wheel.
-SYSTEM = re.compile(r"(lib(c|m|dl|rt|pthread|gcc_s|stdc\+\+)|ld-linux-aarch64)\.so\.\d+")
+# What is absent besides is Debian's. Functions are named as their libraries are.
+CUDA_LIBRARY = re.compile("lib(cu|nccl|nv)")
+CUDA_FUNCTION = re.compile("_*(cu|nccl|nv)")
 
 
 def output_of(tool: str, *arguments: str | Path) -> str:
@@ -25,7 +26,7 @@ def output_of(tool: str, *arguments: str | Path) -> str:
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    libraries = sorted(path for path in folder.iterdir() if ".so" in path.name)
+    libraries = sorted(folder.glob("*.so*"))
     present = {path.name for path in libraries}
     absent: set[str] = set()
     defined: set[str] = set()
@@ -33,7 +34,7 @@ def main() -> None:
     owners: dict[str, str] = {}  # of a version's name: the library that has to define it
     for path in libraries:
         needed = re.findall(r"\(NEEDED\).*\[(.*)\]", output_of("readelf", "--dynamic", path))
-        absent |= {name for name in needed if name not in present and not SYSTEM.fullmatch(name)}
+        absent |= {name for name in needed if name not in present and CUDA_LIBRARY.match(name)}
         library = ""
         for line in output_of("readelf", "--version-info", path).splitlines():
             if match := re.search(r"File: (\S+)", line):
@@ -42,7 +43,7 @@ def main() -> None:
                 owners[match[1]] = library
         for line in output_of("nm", "--dynamic", path).splitlines():
             *_, kind, name = line.split()
-            if kind == "U" and not re.match("_?Py", name):
+            if kind == "U" and CUDA_FUNCTION.match(name):
                 undefined.add(name)
             elif kind not in "wv":
                 defined.add(name.partition("@")[0])
