@@ -71,7 +71,8 @@ METALLIBS = {metallibs!r}
 
 
 def files(*patterns: str) -> list[str]:
-    return sorted(str(path) for pattern in patterns for path in Path().glob(pattern))
+    found = (path for pattern in patterns for path in Path().glob(pattern))
+    return sorted(str(path) for path in found if path.is_file())
 
 
 def deployment_target(preset: str | None) -> str:

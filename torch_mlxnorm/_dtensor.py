@@ -29,9 +29,16 @@ def _shardings(op: torch._ops.OpOverload) -> Callable[..., Any]:
     """The placements of results and arguments that go together on one dimension of a mesh."""
     from torch.distributed.tensor import Replicate, Shard
     from torch.distributed.tensor._dtensor_spec import DTensorSpec
+    from torch.distributed.tensor._op_schema import OpSchema
 
     def shardings(*args: Any, **kwargs: Any) -> list[tuple[list[Any], list[Any]]]:
         given = bound(op, args, kwargs)
+        keywords = [name for name, value in kwargs.items() if isinstance(value, DTensorSpec)]
+        if keywords and not hasattr(OpSchema, "kwargs_strategy"):
+            raise NotImplementedError(
+                f"mlxnorm::{name_of(op)}: {keywords[0]} must not be a DTensor with PyTorch "
+                f"{torch.__version__}, which shards positional arguments only; later ones do"
+            )
         shapes = {n: spec.shape for n, spec in given.items() if isinstance(spec, DTensorSpec)}
         rows = rows_of(op, shapes)
         leading = min(len(shapes[name]) for name in rows) - 1
