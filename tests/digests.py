@@ -1,16 +1,22 @@
-"""What the CPU kernels compute in a thousand cases, for comparing machines bit by bit.
+"""What the kernels compute in thousands of cases, for comparing machines and commits bit by bit.
 
-`python tests/digests.py` prints a digest for each case. Operands are made of integers: PyTorch's
-own normal distribution has other bits on another machine.
+`python tests/digests.py` prints a digest for each of a thousand cases on the CPU. Operands are made
+of integers: PyTorch's own normal distribution has other bits on another machine.
+
+`python tests/digests.py --random 6000 --device cpu|mps` does the same for random cases, to be
+compared with those of another commit on the same machine.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from random import Random
 
+import metal_sim  # first: the simulated device must be there before anything asks for MPS
 import torch
 from ops import OPS, Call, Op
 from tensors import DTYPES
@@ -40,15 +46,45 @@ def _uniform(t: Tensor, generator: torch.Generator) -> Tensor:
     return (steps.float() / (1 << 20)).to(t.dtype)
 
 
+def _digest(results: Sequence[Tensor]) -> str:
+    bits = b"".join(result.cpu().view(torch.uint8).numpy().tobytes() for result in results)
+    return hashlib.sha256(bits).hexdigest()[:16]
+
+
 def digests(op: Op) -> dict[str, str]:
-    found = {}
     generator = torch.Generator().manual_seed(0)
-    for name, call in cases_of(op):
-        results = call.mapped(lambda t: _uniform(t, generator))()
-        bits = b"".join(result.view(torch.uint8).numpy().tobytes() for result in results)
-        found[name] = hashlib.sha256(bits).hexdigest()[:16]
+    return {
+        name: _digest(call.mapped(lambda t: _uniform(t, generator))())
+        for name, call in cases_of(op)
+    }
+
+
+def random_digests(op: Op, count: int, device: str) -> dict[str, str]:
+    """By the number of the case and what it is."""
+    from cases import random_case
+
+    found = {}
+    for number in range(count):
+        case = random_case(Random(f"{op.name}/{number}"), op, long_rows=0.02)
+        what = hashlib.sha256(repr(case).encode()).hexdigest()[:8]
+        found[f"{number} {what}"] = _digest(case.call(device)())
     return found
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--random", type=int, metavar="N", help="random cases, of all ops together")
+    parser.add_argument("--device", choices=["cpu", "mps"], default="cpu")
+    options = parser.parse_args()
+    if options.random is None:
+        found = {op.name: digests(op) for op in OPS.values()}
+    else:
+        if options.device == "mps":
+            metal_sim.enable()
+        each = -(-options.random // len(OPS))
+        found = {op.name: random_digests(op, each, options.device) for op in OPS.values()}
+    print(json.dumps(found, indent=0))
+
+
 if __name__ == "__main__":
-    print(json.dumps({op.name: digests(op) for op in OPS.values()}, indent=0))
+    main()
