@@ -11,8 +11,11 @@ from collections.abc import Generator
 # one that is not running makes the suite three times as slow.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import built
 import metal_sim  # first: the simulated device must be there before anything asks for MPS
 import pytest
+
+built.require_this_tree()
 
 ON_MAC = sys.platform == "darwin"
 
@@ -25,9 +28,21 @@ if not ON_MAC:
             raise
         _missing_tool = str(error)
 
+import one_op  # noqa: E402
 import torch  # noqa: E402
 
 import torch_mlxnorm  # noqa: E402, F401
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--op", metavar="NAME", help="only the tests of this op")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if (name := config.getoption("--op")) is not None:
+        kept = set(one_op.tests_of(name, items))
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = [item for item in items if item in kept]
 
 
 @pytest.fixture(params=["cpu", "mps"])

@@ -16,7 +16,12 @@ import json
 from collections.abc import Iterator, Sequence
 from random import Random
 
+import built
 import metal_sim  # first: the simulated device must be there before anything asks for MPS
+
+if __name__ == "__main__":
+    built.require_this_tree()
+
 import torch
 from ops import OPS, Call, Op
 from tensors import DTYPES

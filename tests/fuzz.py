@@ -23,6 +23,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import built
 import metal_sim  # first: the simulated device must be there before anything asks for MPS
 from progress import Progress
 
@@ -205,4 +206,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    built.require_this_tree()
     sys.exit(main())

@@ -21,11 +21,14 @@ from random import Random
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import built
 import metal_sim  # first: the simulated device must be there before anything asks for MPS
 from progress import Progress
 
-if __name__ == "__main__" and "mps" in sys.argv and sys.platform != "darwin":
-    metal_sim.enable()
+if __name__ == "__main__":
+    built.require_this_tree()
+    if "mps" in sys.argv and sys.platform != "darwin":
+        metal_sim.enable()
 
 import torch
 from cases import Case, random_case

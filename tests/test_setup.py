@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
 import runpy
 import shlex
 import shutil
@@ -15,6 +17,7 @@ from typing import Any
 import pytest
 import setuptools
 import torch
+from built import SOURCES
 from darwin import ROOT, Command, Mac, touch
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="simulates a Mac on Linux")
@@ -265,14 +268,20 @@ def test_an_intel_mac_is_refused(tmp_path: Path) -> None:
 # What setup.py builds again, shown on a small project with its layout.
 
 SMALL = {
-    "csrc/cpu/isa/one.cpp": '#include "shared.h"\nstatic int one = shared;\n',
-    "csrc/cpu/isa/two.cpp": "static int two = 2;\n",
+    "csrc/cpu/isa/one.cpp": '#include "../../../shaders/formulas/one.h"\n#include "shared.h"\n',
+    "csrc/cpu/isa/two.cpp": '#include "shared.h"\n',
+    "csrc/cpu/isa/three.cpp": "static int three = 3;\n",
     "csrc/cpu/isa/shared.h": "static int shared = 1;\n",
-    "csrc/module.cpp": "#include <Python.h>\n"
+    "shaders/formulas/one.h": "static int one = 1;\n",
+    "csrc/ops/one.h": "static int checks = 1;\n",
+    "csrc/library.cpp": '#include "ops/one.h"\n',
+    "csrc/cpu/cpu.cpp": '#include "../ops/one.h"\n',
+    "csrc/python/module.cpp": "#include <Python.h>\n"
     "PyMODINIT_FUNC PyInit__C() { static PyModuleDef def{}; return PyModule_Create(&def); }\n",
     "torch_mlxnorm/__init__.py": "",
     "torch_mlxnorm/_version.py": '__version__ = "0"\n',
 }
+SETS = ("DEFAULT", "AVX2", "AVX512") if platform.machine() == "x86_64" else ("DEFAULT",)
 
 
 @pytest.fixture
@@ -281,34 +290,94 @@ def small(tmp_path: Path) -> Path:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "tools").mkdir()
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "tools/sources.py"):
+        shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path
 
 
-def built(small: Path, **environment: str) -> set[str]:
-    """The instruction sets' objects that a build makes anew."""
-    command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
-    times = {path.name: path.stat().st_mtime_ns for path in small.glob("build/*/isa/*.o")}
-    subprocess.run(command, cwd=small, env=os.environ | environment, check=True)
-    objects = {path.name: path.stat().st_mtime_ns for path in small.glob("build/*/isa/*.o")}
-    return {name.split("_")[0] for name, time in objects.items() if times.get(name) != time}
+def times(small: Path) -> dict[str, int]:
+    (folder,) = (small / "build").glob("torch-*")
+    made = {str(p.relative_to(folder)): p for p in folder.rglob("*.o")}
+    made |= {"extension": next((small / "torch_mlxnorm").glob("_C.*"))}
+    return {name: path.stat().st_mtime_ns for name, path in made.items()}
+
+
+def objects_of(*sources: str) -> set[str]:
+    return {f"isa/{source}_{isa}.o" for source in sources for isa in SETS}
 
 
 def test_what_is_built_again(small: Path) -> None:
     """What a changed source, header or flag touches, and nothing else; in a folder of its own for
     each PyTorch, platform and Python."""
-    assert built(small) == {"one", "two"}
-    (small / "csrc/cpu/isa/two.cpp").write_text("static int two = 3;\n")
-    assert built(small) == {"two"}
-    (small / "csrc/cpu/isa/shared.h").write_text("static int shared = 2;\n")
-    assert built(small) == {"one"}
+
+    def built() -> set[str]:
+        """The objects that a build makes anew. Each is linked."""
+        before = times(small) if (small / "build").exists() else {}
+        command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
+        subprocess.run(command, cwd=small, check=True)
+        anew = {name for name, time in times(small).items() if before.get(name) != time}
+        return anew - {"extension"} if "extension" in anew else set()
+
+    def edit(*names: str) -> set[str]:
+        for name in names:
+            with (small / name).open("a") as file:
+                file.write("// edited\n")
+        return built()
+
+    others = {"csrc/library.o", "csrc/cpu/cpu.o", "csrc/python/module.o"}
+    everything = objects_of("one", "two", "three") | others
+    assert built() == everything
+    assert built() == set()
+    formula, isa_source, header = (
+        "shaders/formulas/one.h",
+        "csrc/cpu/isa/three.cpp",
+        "csrc/ops/one.h",
+    )
+    touched = objects_of("one", "three") | {"csrc/library.o", "csrc/cpu/cpu.o"}
+    assert edit(formula, isa_source, header) == touched
+    isa_header, source = "csrc/cpu/isa/shared.h", "csrc/python/module.cpp"
+    assert edit(isa_header, source) == objects_of("one", "two") | {"csrc/python/module.o"}
     setup = small / "setup.py"
     setup.write_text(setup.read_text().replace('["-O3", ', '["-O1", '))
-    assert built(small) == {"one", "two"}
+    assert built() == everything
 
     (folder,) = (small / "build").glob("torch-*")
     python = f"cpython-{sys.version_info[0]}{sys.version_info[1]}{sys.abiflags}"
     assert folder.name == f"torch-{torch.__version__}-{sysconfig.get_platform()}-{python}"
     record = runpy.run_path(str(small / "torch_mlxnorm/_build.py"))
     assert (record["TORCH"], record["VERSION"]) == (torch.__version__, "0")
+    assert record["SOURCES"] == SOURCES["digest"](small)
+
+
+@pytest.fixture(scope="module")
+def objects() -> dict[str, set[str]]:
+    """The objects of this tree's extension that each file is compiled into: the compilers' word."""
+    python = f"{sys.implementation.cache_tag}{sys.abiflags}"
+    folder = ROOT / f"build/torch-{torch.__version__}-{sysconfig.get_platform()}-{python}"
+    if not folder.exists():
+        pytest.skip(f"the extension was not built in {folder}")
+    found: dict[str, set[str]] = {}
+    # PyTorch runs ninja in its folder, setup.py in the root.
+    for at, file in ((folder, folder / "build.ninja"), (ROOT, folder / "isa/build.ninja")):
+        command = [shutil.which("ninja") or "ninja", "-C", at, "-f", file, "-t", "deps"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        for block in re.findall(r"^(?:/.*\(VALID\)\n)(?:    .*\n)+", said, re.MULTILINE):
+            target, *names = block.splitlines()
+            for path in ((at / name.strip()).resolve() for name in names):
+                if path.is_relative_to(ROOT) and path.exists():
+                    name = str(path.relative_to(ROOT))
+                    found.setdefault(name, set()).add(Path(target.partition(":")[0]).name)
+    return found
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_a_formula_is_compiled_once_for_each_instruction_set(
+    op: str, objects: dict[str, set[str]]
+) -> None:
+    assert objects[f"shaders/formulas/{op}.h"] == {f"{op}_{isa}.o" for isa in SETS}
+
+
+def test_the_digest_is_of_all_that_is_compiled(objects: dict[str, set[str]]) -> None:
+    known = {str(path.relative_to(ROOT)) for path in SOURCES["compiled"]()}
+    assert not set(objects) - known

@@ -73,7 +73,7 @@ class Mac:
     def __post_init__(self) -> None:
         self.source, self.torch = self.folder / "source", self.folder / "torch"
         ignore = shutil.ignore_patterns("__pycache__", "*.so", "_build.py")
-        for name in ("csrc", "shaders", "torch_mlxnorm"):
+        for name in ("csrc", "shaders", "tools", "torch_mlxnorm"):
             shutil.copytree(ROOT / name, self.source / name, ignore=ignore)
         for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
             shutil.copy(ROOT / name, self.source)
