@@ -119,8 +119,6 @@ class BuildExtension(cpp_extension.BuildExtension):
 
     def finalize_options(self) -> None:
         super().finalize_options()
-        # ninja alone decides what is compiled again, and knows more than the times of a list.
-        self.force = True
         # pip builds in a fresh directory each time; this one lets ninja rebuild what changed.
         python = f"{sys.implementation.cache_tag}{sys.abiflags}"
         name = f"torch-{torch.__version__}-{sysconfig.get_platform()}-{python}"
