@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 FORMATTED := $(shell find csrc shaders tests -regex '.*\.\(h\|cpp\|mm\|metal\)')
 PYTHON_FILES := setup.py torch_mlxnorm tests benchmarks csrc tools
 
-.PHONY: help demo test fuzz stress test-arm64 test-versions test-sanitizers bench lint format \
+.PHONY: help demo test fuzz stress test-arm64 test-versions test-sanitizers mutants bench lint format \
   build system clean
 
 help: ## what there is to make
@@ -40,6 +40,9 @@ test-versions: $(VENV)/.python system ## the tests with the oldest and newest Py
 
 test-sanitizers: build system ## CPU and simulated MPS under ASan, UBSan and TSan (KINDS="address undefined")
 	$(BIN)/python tests/sanitizers/run.py $(KINDS)
+
+mutants: build system ## planted faults that the tests must catch (ONLY="barrier eps" TESTS_OF=commit)
+	$(BIN)/python tests/mutants/run.py $(if $(ONLY),--only $(ONLY)) $(if $(TESTS_OF),--tests-of $(TESTS_OF))
 
 bench: build ## every op on the CPU against PyTorch
 	$(BIN)/python benchmarks/cpu.py

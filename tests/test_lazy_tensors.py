@@ -27,12 +27,20 @@ def negated(t: Tensor) -> Tensor:
     return view
 
 
+def negated_contiguous(t: Tensor) -> Tensor:
+    """The same, of which nobody has to make a contiguous copy, where the negation would go."""
+    view = torch._neg_view(t.neg())
+    assert view.is_neg() and view.is_contiguous()
+    return view
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @each_op
 def test_negated_inputs(device: str, op: Op, dtype: torch.dtype) -> None:
     call = op.call((2, 3), 8, dtype, device, scale=op.scale_kinds[-1])
     expected = call()
     for names in [*([name] for name in op.tensors), list(op.tensors)]:
+        assert_all_same_bits(call.mapped(negated_contiguous, names)(), expected)
         lazy = call.mapped(negated, names)
         assert_all_same_bits(lazy(), expected)
         assert_all_same_bits(lazy(out=call.empty_outs()), expected)

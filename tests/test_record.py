@@ -93,6 +93,8 @@ MISFITS: dict[str, tuple[str, Change, type[Exception], str]] = {
     "device": ("x", lambda t: t.to("meta"), RuntimeError, "as baked, got meta"),
     "rows": ("x", lambda t: t[:1], RuntimeError,
              "x must have 2 rows of 8 elements as baked, got shape [1, 8]"),
+    "more rows": ("x", lambda t: t.repeat(2, 1), RuntimeError,
+                  "x must have 2 rows of 8 elements as baked, got shape [4, 8]"),
     "dim": ("out", lambda t: t.view(4, 4), RuntimeError,
             "out must have 2 rows of 8 elements as baked, got shape [4, 4]"),
     "strides": ("x", lambda t: t.view(8, 2).t(), RuntimeError,

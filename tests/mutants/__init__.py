@@ -1,0 +1,1 @@
+"""`make mutants`: faults planted one by one, which the tests must catch."""

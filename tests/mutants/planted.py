@@ -1,0 +1,453 @@
+"""The faults. Each is one that somebody could make, and changes what some call does or is told:
+tests that pass with it have a gap."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutant:
+    name: str
+    what: str
+    file: str
+    old: str  # occurs once
+    new: str
+    tests: tuple[str, ...]  # files of tests/ that could notice, the likeliest first
+
+    def planted(self, text: str) -> str:
+        assert text.count(self.old) == 1, f"{self.name} is stale"
+        return text.replace(self.old, self.new)
+
+
+VALUES = ("test_values.py", "test_bits.py", "test_layouts.py", "test_long_rows.py", "test_fuzz.py")
+SIMULATED = ("test_mps.py", *VALUES)
+PLANNED = ("test_plan.py", *SIMULATED)
+CHECKED = ("test_errors.py", "test_out.py", "test_compile.py")
+
+MUTANTS = [
+    # ---- kernels in Metal -----------------------------------------------------------------------
+    Mutant(
+        "barrier",
+        "partial sums are read before all are written",
+        "shaders/row.h",
+        "  threadgroup_barrier(mem_flags::mem_threadgroup);\n",
+        "",
+        SIMULATED,
+    ),
+    Mutant(
+        "scratch",
+        "the second sum overwrites what the first is read from",
+        "shaders/kernels.h",
+        "scratch + which * kMaxSimdgroups",
+        "scratch",
+        SIMULATED,
+    ),
+    Mutant(
+        "row-offset",
+        "rows of strided tensors are taken for neighbours",
+        "shaders/kernels.h",
+        "inputs[i] += row_offset(params.inputs[i], row);",
+        "inputs[i] += row * params.inputs[i].stride0;",
+        ("test_layouts.py", *SIMULATED),
+    ),
+    Mutant(
+        "metal-eps",
+        "eps is left out",
+        "shaders/row.h",
+        "metal::fma(sum_of_squares, inverse_dim, eps)",
+        "sum_of_squares * inverse_dim",
+        VALUES,
+    ),
+    Mutant(
+        "last-word",
+        "a long row ends with its last whole word",
+        "shaders/kernels.h",
+        "(params.dim - 1) / Element<T>::kPerWord + 1",
+        "params.dim / Element<T>::kPerWord",
+        SIMULATED,
+    ),
+    Mutant(
+        "last-element",
+        "one element past the end of a row is written",
+        "shaders/row.h",
+        "      if (first + i < dim) {\n        row[first + i] = Bits(",
+        "      if (first + i <= dim) {\n        row[first + i] = Bits(",
+        SIMULATED,
+    ),
+    Mutant(
+        "last-row",
+        "a lane past the last row writes",
+        "shaders/kernels.h",
+        "const bool active = row_in_dispatch < params.rows;",
+        "const bool active = row_in_dispatch <= params.rows;",
+        SIMULATED,
+    ),
+    Mutant(
+        "lanes",
+        "short rows are summed over half of their lanes",
+        "shaders/row.h",
+        "for (uint distance = lanes / 2; distance > 0; distance /= 2) {",
+        "for (uint distance = lanes / 2; distance > 1; distance /= 2) {",
+        SIMULATED,
+    ),
+    Mutant(
+        "compensated-sum",
+        "what an addition rounds away is lost",
+        "shaders/row.h",
+        "lost = isfinite(next) ? term - (next - sum) : 0.0f;",
+        "lost = 0.0f;",
+        ("test_long_rows.py", *SIMULATED),
+    ),
+    Mutant(
+        "expert-stride",
+        "experts are taken for neighbours",
+        "shaders/kernels.h",
+        "load(tensors->inputs[0] + k * params->expert_stride)",
+        "load(tensors->inputs[0] + k * params->dim)",
+        ("test_bits.py", *SIMULATED),
+    ),
+    Mutant(
+        "top-k",
+        "experts past the eighth are left out",
+        "shaders/kernels.h",
+        "for (uint k = 0; k < params->top_k; ++k) {",
+        "for (uint k = 0; k < min(params->top_k, 8u); ++k) {",
+        VALUES,
+    ),
+    Mutant(
+        "prefetch-bounds",
+        "words past the end of a row are loaded ahead",
+        "shaders/kernels.h",
+        "if (use_prefetch && holds[k]) {",
+        "if (use_prefetch) {",
+        SIMULATED,
+    ),
+    Mutant(
+        "activated-half",
+        "an activated scale of float16 is not rounded to it",
+        "shaders/kernels.h",
+        "return x.template rounded_as<half>();",
+        "return x;",
+        ("test_bits.py", *SIMULATED),
+    ),
+    Mutant(
+        "scalar-scale",
+        "a scale of one element is read as one of dim",
+        "shaders/kernels.h",
+        "return scale_is_scalar ? splat<T>(element(tensors->operands[kScale], kScale, 0))",
+        "return scale_is_scalar ? splat<T>(element(tensors->operands[kScale], kScale, word))",
+        VALUES,
+    ),
+    Mutant(
+        "half-word",
+        "operands of 16 bits beside float32 are read a word apart",
+        "shaders/row.h",
+        "const uint first = half_word * (kPerWord / 2);",
+        "const uint first = half_word * kPerWord;",
+        VALUES,
+    ),
+    # ---- formulas, for both devices -------------------------------------------------------------
+    Mutant(
+        "rounding-of-product",
+        "round_intermediates leaves a norm unrounded before the product",
+        "shaders/formulas/rms_norm_mul.h",
+        "row.rounded(row.norm(x, 0)) * row.activated_scale()",
+        "row.norm(x, 0) * row.activated_scale()",
+        ("test_bits.py", *VALUES),
+    ),
+    Mutant(
+        "rounding-of-experts",
+        "round_intermediates leaves the experts' sum unrounded",
+        "shaders/formulas/fused_moe_wsum_post_ff_norm2_endlayer.h",
+        "return row.rounded(row.expert_sum());",
+        "return row.expert_sum();",
+        ("test_bits.py", *VALUES),
+    ),
+    Mutant(
+        "other-weight",
+        "the second norm takes the first one's weight",
+        "shaders/formulas/fused_post_ff_norm2_endlayer.h",
+        "row.scaled(input_plus_norm(row, kResidual, mlp_down, kW3))",
+        "row.scaled(input_plus_norm(row, kResidual, mlp_down, kW2))",
+        VALUES,
+    ),
+    # ---- host of MPS ----------------------------------------------------------------------------
+    Mutant(
+        "alignment",
+        "vector access beside rows that begin at any element",
+        "csrc/mps/plan.cpp",
+        "return std::min<int64_t>(kWordBytes, kWordBytes / size_of(dtype) * element_size(type));",
+        "return kWordBytes / size_of(dtype) * element_size(type) / 2;",
+        PLANNED,
+    ),
+    Mutant(
+        "stride-alignment",
+        "the outermost stride of three need not be aligned",
+        "csrc/mps/plan.cpp",
+        "         aligned(layout.stride2);",
+        "         true;",
+        PLANNED,
+    ),
+    Mutant(
+        "binding-order",
+        "results are bound in reverse",
+        "csrc/mps/mps.mm",
+        "result.set(kOutputBuffer + i, *outs[i]);",
+        "result.set(kOutputBuffer + out_count - 1 - i, *outs[i]);",
+        SIMULATED,
+    ),
+    Mutant(
+        "binding-offset",
+        "a buffer's offset is in elements",
+        "csrc/mps/mps.mm",
+        "offsets[index] = NSUInteger(byte_offset(tensor));",
+        "offsets[index] = NSUInteger(tensor.storage_offset());",
+        ("test_layouts.py", *SIMULATED),
+    ),
+    Mutant(
+        "absent-binding",
+        "absent operands are declared as bound",
+        "csrc/mps/plan.cpp",
+        "if (operand_type(operand_types, i) != kAbsent) {",
+        "if (i < int(kMaxWeights) || operand_type(operand_types, i) != kAbsent) {",
+        VALUES,
+    ),
+    Mutant(
+        "inverse-dim",
+        "1 / dim is rounded twice in long rows",
+        "csrc/mps/plan.h",
+        "return float(1.0 / double(dim));",
+        "return 1.0f / float(dim);",
+        PLANNED,
+    ),
+    Mutant(
+        "first-row",
+        "every dispatch begins with the first row",
+        "csrc/mps/mps.mm",
+        "params.first_row = dispatch.first_row;",
+        "params.first_row = 0;",
+        SIMULATED,
+    ),
+    Mutant(
+        "last-dispatch",
+        "the last dispatch is as long as the others",
+        "csrc/mps/plan.cpp",
+        "const int64_t count = std::min(most, rows - first);",
+        "const int64_t count = most;",
+        PLANNED,
+    ),
+    Mutant(
+        "prefetch-rows",
+        "rows are loaded ahead however many there are",
+        "csrc/mps/plan.cpp",
+        "plan.words_per_thread == 2 && rows <= kPrefetchRows;",
+        "plan.words_per_thread == 2;",
+        PLANNED,
+    ),
+    Mutant(
+        "pipeline-key",
+        "rounding intermediates is no part of a pipeline's key",
+        "csrc/mps/metal.mm",
+        "  append(key.round_intermediates, 1);\n",
+        "",
+        ("test_pipelines.py", *SIMULATED),
+    ),
+    Mutant(
+        "pipeline-failure",
+        "a pipeline that could not be made is never tried again",
+        "csrc/mps/once.h",
+        "        values_.erase(key);\n",
+        "",
+        ("test_pipelines.py", "test_mps.py"),
+    ),
+    Mutant(
+        "metal-cast-order",
+        "casting_mode is taken for the other one",
+        "csrc/mps/mps.mm",
+        "options.casting_mode == CastingMode::llama",
+        "options.casting_mode != CastingMode::llama",
+        VALUES,
+    ),
+    Mutant(
+        "max-dim",
+        "a row of more than 2^31 elements is not refused",
+        "csrc/mps/mps.mm",
+        "check_max_dim(call.op(), call.first_input(), kMaxDim);",
+        "check_max_dim(call.op(), call.first_input(), 2 * kMaxDim);",
+        ("test_mps.py", "test_pipelines.py"),
+    ),
+    # ---- CPU ------------------------------------------------------------------------------------
+    Mutant(
+        "cpu-eps",
+        "eps is left out",
+        "csrc/cpu/isa/row.h",
+        "std::min(sum_of_squares * inverse_dim_ + eps_, Limits::max())",
+        "std::min(sum_of_squares * inverse_dim_, Limits::max())",
+        VALUES,
+    ),
+    Mutant(
+        "cpu-tail",
+        "a last element that is alone is not summed",
+        "csrc/cpu/isa/row.h",
+        "} else if (i < dim) {",
+        "} else if (i + 1 < dim) {",
+        VALUES,
+    ),
+    Mutant(
+        "cpu-cast-order",
+        "casting_mode is taken for the other one",
+        "csrc/cpu/isa/kernel.h",
+        "if (call.options.casting_mode == CastingMode::llama) {",
+        "if (call.options.casting_mode != CastingMode::llama) {",
+        VALUES,
+    ),
+    Mutant(
+        "cpu-last-row",
+        "threads leave the last row out",
+        "csrc/cpu/parallel.h",
+        "at::parallel_for(0, rows, grain, body);",
+        "at::parallel_for(0, rows - 1, grain, body);",
+        ("test_cpu.py", *VALUES),
+    ),
+    Mutant(
+        "streaming",
+        "results at any address are written past the caches",
+        "csrc/cpu/parallel.cpp",
+        "constexpr uintptr_t kAlignment = 64;",
+        "constexpr uintptr_t kAlignment = 4;",
+        ("test_bits.py", "test_cpu.py", *VALUES),
+    ),
+    # ---- rows -----------------------------------------------------------------------------------
+    Mutant(
+        "folding",
+        "leading dimensions fold whatever lies between them",
+        "csrc/rows.cpp",
+        "if (folded >= 0 && strides[i] == stride[folded] * size[folded]) {",
+        "if (folded >= 0) {",
+        ("test_layouts.py", *VALUES),
+    ),
+    Mutant(
+        "gaps",
+        "elements of a row are taken for neighbours",
+        "csrc/rows.cpp",
+        "if (sizes.back() == 1 || strides.back() == 1) {",
+        "if (true) {",
+        ("test_layouts.py", *VALUES),
+    ),
+    # ---- checks ---------------------------------------------------------------------------------
+    Mutant(
+        "dtype-check",
+        "further inputs may have another dtype",
+        "csrc/checks.cpp",
+        "void check_like(Op op, const Argument& argument, const Argument& x) {\n"
+        "  check_dtype(op, argument, x);\n",
+        "void check_like(Op op, const Argument& argument, const Argument& x) {\n",
+        CHECKED,
+    ),
+    Mutant(
+        "device-check",
+        "a weight may be on another device",
+        "csrc/checks.cpp",
+        "  check_device(op, weight, x);\n",
+        "",
+        CHECKED,
+    ),
+    Mutant(
+        "overlap-check",
+        "tensors that touch are said to overlap",
+        "csrc/checks.cpp",
+        "TORCH_CHECK(a_end <= b_begin || b_end <= a_begin",
+        "TORCH_CHECK(a_end < b_begin || b_end < a_begin",
+        ("test_out.py", *CHECKED),
+    ),
+    Mutant(
+        "in-place-check",
+        "a strided input may be overwritten",
+        "csrc/checks.cpp",
+        "a.storage_offset() == b.storage_offset() && b.is_contiguous()",
+        "a.storage_offset() == b.storage_offset()",
+        ("test_out.py", *CHECKED),
+    ),
+    Mutant(
+        "error-text",
+        "an error names no strides",
+        "csrc/checks.cpp",
+        '" must be contiguous, got strides "',
+        '" must be contiguous, got "',
+        CHECKED,
+    ),
+    Mutant(
+        "record-rows",
+        "a record takes more rows than were baked",
+        "csrc/record.cpp",
+        "t.numel() == spec_.rows * spec_.dim",
+        "t.numel() >= spec_.rows * spec_.dim",
+        ("test_record.py",),
+    ),
+    Mutant(
+        "record-version",
+        "a record does not count the versions of what it writes",
+        "csrc/record.cpp",
+        "  bump_version(out);\n",
+        "",
+        ("test_record.py", "test_autograd.py"),
+    ),
+    # ---- what PyTorch puts around a call --------------------------------------------------------
+    Mutant(
+        "version",
+        "versions of what .out writes are not counted",
+        "csrc/dispatch/ad_inplace_or_view.cpp",
+        "    bump_version(out);\n",
+        "",
+        ("test_autograd.py", "test_out.py"),
+    ),
+    Mutant(
+        "lost-gradient",
+        ".out loses a gradient",
+        "csrc/dispatch/autograd.cpp",
+        "TORCH_CHECK(!writes || differentiable.empty(),",
+        "TORCH_CHECK(true,",
+        ("test_autograd.py", "test_out.py"),
+    ),
+    Mutant(
+        "tangent",
+        "a tangent is lost",
+        "csrc/dispatch/autograd.cpp",
+        "!torch::autograd::isFwGradDefined(tensor)",
+        "true",
+        ("test_autograd.py", "test_transforms.py"),
+    ),
+    Mutant(
+        "autocast",
+        "mixed inputs are cast to the first one's dtype",
+        "csrc/dispatch/autocast.cpp",
+        "widest.has_value() ? c10::promoteTypes(*widest, type) : type",
+        "widest.has_value() ? *widest : type",
+        ("test_transforms.py",),
+    ),
+    Mutant(
+        "negation",
+        "a pending negation is left pending",
+        "csrc/dispatch/lazy_bits.cpp",
+        "return tensor.resolve_conj().resolve_neg();",
+        "return tensor.resolve_conj();",
+        ("test_lazy_tensors.py",),
+    ),
+    Mutant(
+        "vmap",
+        "vmap takes the first dimension for the batch",
+        "torch_mlxnorm/_vmap.py",
+        "return tensor.movedim(dim, 0)",
+        "return tensor",
+        ("test_transforms.py",),
+    ),
+    Mutant(
+        "weight-offset",
+        "a weight offset of zero turns a weight of -0.0 into 0.0",
+        "csrc/call.cpp",
+        "weight_offset == 0.0 ? -0.0f : float(weight_offset)",
+        "float(weight_offset)",
+        VALUES,
+    ),
+]
