@@ -11,7 +11,7 @@ from compositions import COMPOSITIONS
 from torch import Tensor
 
 import torch_mlxnorm
-from torch_mlxnorm._calls import activations
+from torch_mlxnorm._calls import realistic
 from torch_mlxnorm._timing import Times, time_interleaved, waiting_for
 
 TOP_K = 8  # experts a token
@@ -53,7 +53,7 @@ class Case:
         for name, shape in (self.composition.shapes | dict(shapes or {})).items():
             if shape is not None:
                 numbers = [sizes[size] if size in sizes else int(size) for size in shape.split()]
-                values = activations(numbers, dtype, generator)
+                values = realistic(numbers, dtype, generator)
                 if name == "routing_weights":
                     values = values.softmax(-1)
             self.inputs[name] = None if shape is None else values.to(device)
