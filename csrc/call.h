@@ -1,64 +1,61 @@
-// One call of an op: its tensors by role and its options, checked as they are added.
+// One call of an op: its tensors by number and its options, checked as they are read.
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <ATen/core/ivalue.h>
 
 #include <optional>
 #include <string_view>
 
 #include "checks.h"
-#include "types.h"
+#include "ops/ops.h"
 
 namespace mlxnorm {
 
 using OptionalTensor = std::optional<at::Tensor>;
 
-// By its name without the namespace.
-Op op_of(std::string_view name);
+// By its name, with or without the namespace.
+const OpTable& table_of(std::string_view name);
 
-NormOptions make_options(Op op, std::optional<double> eps, double weight_offset,
-                         std::string_view casting_mode, bool round_intermediates = false);
+// Position of tensor t among the arguments of the schema: positional tensors, eps, `*`, tensors by
+// keyword, options, results.
+constexpr size_t argument_of_tensor(const OpTable& op, size_t t) {
+  return t < op.positional ? t : t + 1;
+}
+constexpr size_t argument_of_eps(const OpTable& op) {
+  return op.positional;
+}
+constexpr size_t argument_of_option(const OpTable& op, size_t i) {
+  return op.tensors.size() + 1 + i;
+}
+constexpr size_t argument_of_out(const OpTable& op, size_t r) {
+  return argument_of_option(op, op.options.size() + r);
+}
 
-// Borrows the tensors. Inputs and weights are added in the order in which the op's formula
-// (shaders/formulas/) numbers them; everything is compared with the first input.
+NormOptions make_options(const char* op, std::optional<double> eps, double weight_offset,
+                         std::string_view casting_mode);
+
+// Borrows the tensors.
 class NormCall {
  public:
-  NormCall(Op op, const char* name, const at::Tensor& x);
+  // Of the arguments of the op's schema, but for outs.
+  NormCall(const OpTable& op, const c10::IValue* arguments);
 
-  NormCall& input(const char* name, const at::Tensor& tensor);
-  NormCall& weight(const char* name, const at::Tensor& tensor);
-  NormCall& weight(const char* name, const OptionalTensor& tensor);
-  NormCall& scale(const char* name, const at::Tensor& tensor);
-  NormCall& scale(const char* name, const OptionalTensor& tensor);
-  NormCall& elementwise_scale(const char* name, const at::Tensor& tensor);
-  // Says that the first input is [..., top_k, dim].
-  NormCall& routing_weights(const char* name, const at::Tensor& tensor);
-  NormCall& options(std::optional<double> eps, double weight_offset, std::string_view casting_mode,
-                    bool round_intermediates = false);
-  NormCall& activation(std::string_view activation);
+  void check_out(size_t r, const Argument& out) const;
 
-  void check_out(const Argument& out) const;
-
-  Op op() const { return op_; }
+  const OpTable& op() const { return op_; }
   const NormOptions& options() const { return options_; }
-  Activation activation() const { return activation_; }
-  const Argument& first_input() const { return inputs_[0]; }
-  // Absent when there are fewer.
-  const Argument& input(int i) const { return inputs_[i]; }
-  const Argument& operand(int i) const { return operands_[i]; }
-  bool sums_experts() const { return bool(operands_[kRoutingWeights]); }
+  // Absent where it is None.
+  const Argument& tensor(size_t t) const { return tensors_[t]; }
+  const Argument& first() const { return tensors_[0]; }
 
-  // An input that has the shape of the results.
-  const at::Tensor& like() const { return *inputs_[input_count_ - 1].tensor; }
+  // An input that has the shape of result r.
+  const at::Tensor& like(size_t r) const;
 
  private:
-  Op op_;
-  int input_count_ = 1;
-  int weight_count_ = 0;
-  Argument inputs_[kMaxInputs];
-  Argument operands_[kOperands];
+  const OpTable& op_;
+  Argument tensors_[kMaxTensors];
   NormOptions options_{};
-  Activation activation_ = kNoActivation;
 };
 
 }  // namespace mlxnorm

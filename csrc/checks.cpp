@@ -13,21 +13,20 @@ std::string dtype_name(const at::Tensor& tensor) {
   return std::string(c10::getDtypeNames(tensor.scalar_type()).first);
 }
 
-void check_dtype(Op op, const Argument& argument, const Argument& x) {
-  TORCH_CHECK_TYPE(argument.tensor->scalar_type() == x.tensor->scalar_type(), qualified_name(op),
-                   ": ", argument.name, " must be ", dtype_name(*x.tensor), " (as ", x.name,
-                   "), got ", dtype_name(*argument.tensor));
-}
-
-void check_floating(Op op, const Argument& argument) {
-  TORCH_CHECK_TYPE(is_supported(argument.tensor->scalar_type()), qualified_name(op), ": ",
-                   argument.name, " must be float32, float16 or bfloat16, got ",
+void check_dtype(const char* op, const Argument& argument, const Argument& x) {
+  TORCH_CHECK_TYPE(argument.tensor->scalar_type() == x.tensor->scalar_type(), op, ": ",
+                   argument.name, " must be ", dtype_name(*x.tensor), " (as ", x.name, "), got ",
                    dtype_name(*argument.tensor));
 }
 
-void check_device(Op op, const Argument& argument, const Argument& x) {
-  TORCH_CHECK(argument.tensor->device() == x.tensor->device(), qualified_name(op), ": ",
-              argument.name, " must be on ", x.tensor->device(), " (as ", x.name, "), got ",
+void check_floating(const char* op, const Argument& argument) {
+  TORCH_CHECK_TYPE(is_supported(argument.tensor->scalar_type()), op, ": ", argument.name,
+                   " must be float32, float16 or bfloat16, got ", dtype_name(*argument.tensor));
+}
+
+void check_device(const char* op, const Argument& argument, const Argument& x) {
+  TORCH_CHECK(argument.tensor->device() == x.tensor->device(), op, ": ", argument.name,
+              " must be on ", x.tensor->device(), " (as ", x.name, "), got ",
               argument.tensor->device());
 }
 
@@ -67,64 +66,69 @@ std::pair<int64_t, int64_t> byte_span(const at::Tensor& t) {
   return {t.storage_offset() * t.element_size(), (last + 1) * t.element_size()};
 }
 
-}  // namespace
-
-void check_activation(Op op, const Argument& x) {
+// [..., dim] with dim > 0.
+void check_rows(const char* op, const Argument& x) {
   check_floating(op, x);
-  TORCH_CHECK(x.tensor->dim() >= 1, qualified_name(op), ": ", x.name,
+  TORCH_CHECK(x.tensor->dim() >= 1, op, ": ", x.name,
               " must have at least 1 dimension, got a 0-d tensor");
-  TORCH_SYM_CHECK(x.tensor->sym_size(-1).sym_ne(0), qualified_name(op), ": ", x.name,
+  TORCH_SYM_CHECK(x.tensor->sym_size(-1).sym_ne(0), op, ": ", x.name,
                   " must have a last dimension of at least 1, got shape ", x.tensor->sym_sizes());
 }
 
-void check_experts(Op op, const Argument& experts) {
-  TORCH_CHECK(experts.tensor->dim() >= 2, qualified_name(op), ": ", experts.name,
+// [..., top_k, dim] with both > 0.
+void check_experts(const char* op, const Argument& experts) {
+  check_rows(op, experts);
+  TORCH_CHECK(experts.tensor->dim() >= 2, op, ": ", experts.name,
               " must have at least 2 dimensions, got shape ", experts.tensor->sym_sizes());
-  TORCH_SYM_CHECK(experts.tensor->sym_size(-2).sym_ne(0), qualified_name(op), ": ", experts.name,
+  TORCH_SYM_CHECK(experts.tensor->sym_size(-2).sym_ne(0), op, ": ", experts.name,
                   " must have a top_k dimension of at least 1, got shape ",
                   experts.tensor->sym_sizes());
 }
 
-void check_like(Op op, const Argument& argument, const Argument& x) {
-  check_dtype(op, argument, x);
-  check_device(op, argument, x);
-  TORCH_CHECK(same_sizes(argument.tensor->sym_sizes(), x.tensor->sym_sizes()), qualified_name(op),
-              ": ", argument.name, " must have shape ", x.tensor->sym_sizes(), " (as ", x.name,
-              "), got ", argument.tensor->sym_sizes());
+// The shape of the rows that `like` has or, if it holds experts, is summed to.
+void check_shape_like(const char* op, const Argument& argument, const Argument& like) {
+  const auto sizes = argument.tensor->sym_sizes(), expected = like.tensor->sym_sizes();
+  if (like.role != Role::experts) {
+    TORCH_CHECK(same_sizes(sizes, expected), op, ": ", argument.name, " must have shape ", expected,
+                " (as ", like.name, "), got ", sizes);
+    return;
+  }
+  at::SymDimVector summed(expected.begin(), expected.end());
+  summed.erase(summed.end() - 2);
+  TORCH_CHECK(same_sizes(sizes, summed), op, ": ", argument.name, " must have shape ",
+              at::SymIntArrayRef(summed), " (", like.name, " without top_k), got ", sizes);
 }
 
-void check_like_experts(Op op, const Argument& argument, const Argument& experts) {
-  check_dtype(op, argument, experts);
-  check_device(op, argument, experts);
-  at::SymDimVector expected(experts.tensor->sym_sizes().begin(), experts.tensor->sym_sizes().end());
-  expected.erase(expected.end() - 2);
-  TORCH_CHECK(same_sizes(argument.tensor->sym_sizes(), expected), qualified_name(op), ": ",
-              argument.name, " must have shape ", at::SymIntArrayRef(expected), " (", experts.name,
-              " without top_k), got ", argument.tensor->sym_sizes());
+void check_like(const char* op, const Argument& argument, const Argument& like) {
+  check_dtype(op, argument, like);
+  check_device(op, argument, like);
+  check_shape_like(op, argument, like);
 }
 
-void check_weight(Op op, const Argument& weight, const Argument& x) {
+// [dim]
+void check_weight(const char* op, const Argument& weight, const Argument& x) {
   check_floating(op, weight);
   check_device(op, weight, x);
-  TORCH_CHECK(weight.tensor->dim() == 1, qualified_name(op), ": ", weight.name,
+  TORCH_CHECK(weight.tensor->dim() == 1, op, ": ", weight.name,
               " must have 1 dimension, got shape ", weight.tensor->sym_sizes());
   const c10::SymInt dim = x.tensor->sym_size(-1);
-  TORCH_SYM_CHECK(weight.tensor->sym_size(0).sym_eq(dim), qualified_name(op), ": ", weight.name,
-                  " must have ", dim, " elements (", x.name, ".shape[-1]), got ",
-                  weight.tensor->sym_size(0));
+  TORCH_SYM_CHECK(weight.tensor->sym_size(0).sym_eq(dim), op, ": ", weight.name, " must have ", dim,
+                  " elements (", x.name, ".shape[-1]), got ", weight.tensor->sym_size(0));
 }
 
-void check_scale(Op op, const Argument& scale, const Argument& x) {
+// One element or [1, …, 1, dim].
+void check_scale(const char* op, const Argument& scale, const Argument& x) {
   check_floating(op, scale);
   check_device(op, scale, x);
   const auto sizes = scale.tensor->sym_sizes();
   const c10::SymInt dim = x.tensor->sym_size(-1);
-  TORCH_SYM_CHECK(is_shared_by_rows(sizes, dim), qualified_name(op), ": ", scale.name,
+  TORCH_SYM_CHECK(is_shared_by_rows(sizes, dim), op, ": ", scale.name,
                   " must have 1 element or shape [", dim, "] (", x.name,
                   ".shape[-1], leading ones allowed), got shape ", sizes);
 }
 
-void check_elementwise_scale(Op op, const Argument& scale, const Argument& x) {
+// That, or x's shape.
+void check_elementwise_scale(const char* op, const Argument& scale, const Argument& x) {
   check_floating(op, scale);
   check_device(op, scale, x);
   const auto sizes = scale.tensor->sym_sizes(), expected = x.tensor->sym_sizes();
@@ -133,25 +137,45 @@ void check_elementwise_scale(Op op, const Argument& scale, const Argument& x) {
     same = same.sym_and(sizes[i].sym_eq(expected[i]));
   }
   const c10::SymInt dim = x.tensor->sym_size(-1);
-  TORCH_SYM_CHECK(same.sym_or(is_shared_by_rows(sizes, dim)), qualified_name(op), ": ", scale.name,
+  TORCH_SYM_CHECK(same.sym_or(is_shared_by_rows(sizes, dim)), op, ": ", scale.name,
                   " must have 1 element or shape [", dim, "] (", x.name,
                   ".shape[-1], leading ones allowed) or ", expected, " (as ", x.name,
                   "), got shape ", sizes);
 }
 
-void check_routing_weights(Op op, const Argument& weights, const Argument& experts) {
+// [..., top_k]
+void check_routing_weights(const char* op, const Argument& weights, const Argument& experts) {
   check_floating(op, weights);
   check_device(op, weights, experts);
   const auto expected = experts.tensor->sym_sizes().slice(0, experts.tensor->dim() - 1);
-  TORCH_CHECK(same_sizes(weights.tensor->sym_sizes(), expected), qualified_name(op), ": ",
-              weights.name, " must have shape ", expected, " (", experts.name, ".shape[:-1]), got ",
+  TORCH_CHECK(same_sizes(weights.tensor->sym_sizes(), expected), op, ": ", weights.name,
+              " must have shape ", expected, " (", experts.name, ".shape[:-1]), got ",
               weights.tensor->sym_sizes());
 }
 
-void check_contiguous(Op op, const Argument& out) {
-  TORCH_CHECK(out.tensor->is_contiguous(), qualified_name(op), ": ", out.name,
-              " must be contiguous, got strides ", out.tensor->sym_strides(), " for shape ",
-              out.tensor->sym_sizes());
+}  // namespace
+
+void check_tensor(const char* op, const Argument& argument, const Argument& first) {
+  switch (argument.role) {
+    case Role::input:
+      return &argument == &first ? check_rows(op, argument) : check_like(op, argument, first);
+    case Role::experts:
+      return check_experts(op, argument);
+    case Role::weight:
+      return check_weight(op, argument, first);
+    case Role::scale:
+      return check_scale(op, argument, first);
+    case Role::elementwise_scale:
+      return check_elementwise_scale(op, argument, first);
+    case Role::routing_weights:
+      return check_routing_weights(op, argument, first);
+  }
+}
+
+void check_out(const char* op, const Argument& out, const Argument& like) {
+  check_like(op, out, like);
+  TORCH_CHECK(out.tensor->is_contiguous(), op, ": ", out.name, " must be contiguous, got strides ",
+              out.tensor->sym_strides(), " for shape ", out.tensor->sym_sizes());
 }
 
 void check_no_overlap(const char* op, const Argument& out, const Argument& other, bool allow_same) {
@@ -173,28 +197,28 @@ void check_no_overlap(const char* op, const Argument& out, const Argument& other
               a_begin, ", ", a_end, ") and [", b_begin, ", ", b_end, ") of one storage");
 }
 
-void check_max_dim(Op op, const Argument& x, int64_t max_dim) {
-  TORCH_CHECK(x.tensor->size(-1) <= max_dim, qualified_name(op), ": ", x.name,
+void check_max_dim(const char* op, const Argument& x, int64_t max_dim) {
+  TORCH_CHECK(x.tensor->size(-1) <= max_dim, op, ": ", x.name,
               " must have a last dimension of at most ", max_dim, " on ", x.tensor->device(),
               ", got ", x.tensor->size(-1));
 }
 
-void check_max_top_k(Op op, const Argument& experts, int64_t max_top_k) {
-  TORCH_CHECK(experts.tensor->size(-2) <= max_top_k, qualified_name(op), ": ", experts.name,
+void check_max_top_k(const char* op, const Argument& experts, int64_t max_top_k) {
+  TORCH_CHECK(experts.tensor->size(-2) <= max_top_k, op, ": ", experts.name,
               " must have a top_k dimension of at most ", max_top_k, " on ",
               experts.tensor->device(), ", got ", experts.tensor->size(-2));
 }
 
-CastingMode parse_casting_mode(Op op, std::string_view casting_mode) {
+CastingMode parse_casting_mode(const char* op, std::string_view casting_mode) {
   if (casting_mode == "gemma") {
     return CastingMode::gemma;
   }
-  TORCH_CHECK_VALUE(casting_mode == "llama", qualified_name(op),
+  TORCH_CHECK_VALUE(casting_mode == "llama", op,
                     ": casting_mode must be \"gemma\" or \"llama\", got \"", casting_mode, "\"");
   return CastingMode::llama;
 }
 
-Activation parse_activation(Op op, std::string_view activation) {
+Activation parse_activation(const char* op, std::string_view activation) {
   if (activation == "none") {
     return kNoActivation;
   }
@@ -204,7 +228,7 @@ Activation parse_activation(Op op, std::string_view activation) {
   if (activation == "gelu_tanh") {
     return kGeluTanh;
   }
-  TORCH_CHECK_VALUE(activation == "sigmoid", qualified_name(op),
+  TORCH_CHECK_VALUE(activation == "sigmoid", op,
                     ": activation must be \"none\", \"silu\", \"gelu_tanh\" or \"sigmoid\", got \"",
                     activation, "\"");
   return kSigmoid;

@@ -8,62 +8,46 @@
 
 #include <string_view>
 
-#include "types.h"
+#include "ops/table.h"
 
 namespace mlxnorm {
 
-// Tensor with its argument name, as the error messages need it. Borrows both.
+// A tensor with its argument's name, as the error messages need it. Borrows both.
 struct Argument {
   Argument() = default;
-  Argument(const char* name, const at::Tensor& tensor) : name(name), tensor(&tensor) {}
+  Argument(const char* name, const at::Tensor& tensor, Role role = Role::input)
+      : name(name), tensor(&tensor), role(role) {}
 
   explicit operator bool() const { return tensor != nullptr; }
 
   const char* name = nullptr;
   const at::Tensor* tensor = nullptr;
+  Role role = Role::input;
 };
+
+// `op` is the qualified name, here and below.
 
 // float32, float16 or bfloat16.
 inline bool is_supported(at::ScalarType type) {
   return type == at::kFloat || type == at::kHalf || type == at::kBFloat16;
 }
 
-// x: float32, float16 or bfloat16, [..., dim] with dim > 0.
-void check_activation(Op op, const Argument& x);
+// The rule of the argument's role. Others are compared with the first one, so that is checked
+// before them: float32, float16 or bfloat16, with a last dimension that is not empty.
+void check_tensor(const char* op, const Argument& argument, const Argument& first);
 
-// [..., top_k, dim] with top_k > 0, beyond check_activation.
-void check_experts(Op op, const Argument& experts);
+// dtype, device and shape that a result has which is like that tensor; contiguous.
+void check_out(const char* op, const Argument& out, const Argument& like);
 
-// Another activation or a result: dtype, device and shape of x.
-void check_like(Op op, const Argument& argument, const Argument& x);
-
-// The same beside experts [..., top_k, dim]: [..., dim].
-void check_like_experts(Op op, const Argument& argument, const Argument& experts);
-
-// [dim] on x's device. Operands are float32, float16 or bfloat16, whatever x is.
-void check_weight(Op op, const Argument& weight, const Argument& x);
-
-// One element or [1, …, 1, dim], on x's device.
-void check_scale(Op op, const Argument& scale, const Argument& x);
-
-// x's shape, or what check_scale allows.
-void check_elementwise_scale(Op op, const Argument& scale, const Argument& x);
-
-// [..., top_k] on the device of the experts.
-void check_routing_weights(Op op, const Argument& weights, const Argument& experts);
-
-// Beyond check_like.
-void check_contiguous(Op op, const Argument& out);
-
-// `op` is the qualified name. out may be exactly `other` when `allow_same`, else it shares no
+// out may be exactly `other` when `allow_same`, else it shares no
 // memory with it.
 void check_no_overlap(const char* op, const Argument& out, const Argument& other, bool allow_same);
 
 // No longer than the kernels of a device can count.
-void check_max_dim(Op op, const Argument& x, int64_t max_dim);
-void check_max_top_k(Op op, const Argument& experts, int64_t max_top_k);
+void check_max_dim(const char* op, const Argument& x, int64_t max_dim);
+void check_max_top_k(const char* op, const Argument& experts, int64_t max_top_k);
 
-CastingMode parse_casting_mode(Op op, std::string_view casting_mode);
-Activation parse_activation(Op op, std::string_view activation);
+CastingMode parse_casting_mode(const char* op, std::string_view casting_mode);
+Activation parse_activation(const char* op, std::string_view activation);
 
 }  // namespace mlxnorm

@@ -2,50 +2,92 @@
 // functionalization under torch.compile accepts.
 #include <torch/library.h>
 
-#include <iterator>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <tuple>
 #include <vector>
 
-#include "call.h"
-#include "ops/ops.h"
+#include "record.h"
 
 namespace mlxnorm {
 namespace {
 
-template <typename Op>
-void define(torch::Library& m, const std::string& name) {
+std::string argument(const TensorSpec& tensor) {
+  const std::string name = tensor.name;
+  switch (tensor.passing) {
+    case Passing::required:
+      return "Tensor " + name;
+    case Passing::optional:
+      return "Tensor? " + name;
+    case Passing::keyword:
+      return "Tensor? " + name + "=None";
+  }
+  return {};
+}
+
+std::string argument(Option option) {
+  switch (option) {
+    case Option::activation:
+      return "str activation=\"none\"";
+    case Option::weight_offset:
+      return "float weight_offset=0.0";
+    case Option::casting_mode:
+      return "str casting_mode=\"gemma\"";
+    case Option::round_intermediates:
+      return "bool round_intermediates=False";
+  }
+  return {};
+}
+
+// Positions as argument_of_tensor and its neighbours have them.
+std::string arguments_of(const OpTable& op) {
+  std::string result;
+  for (size_t t = 0; t < op.positional; ++t) {
+    result += argument(op.tensors[t]) + ", ";
+  }
+  result += "float? eps=1e-6, *";
+  for (size_t t = op.positional; t < op.tensors.size(); ++t) {
+    result += ", " + argument(op.tensors[t]);
+  }
+  for (const Option option : op.options) {
+    result += ", " + argument(option);
+  }
+  return result;
+}
+
+void define(torch::Library& m, const OpTable& op) {
   const std::vector<at::Tag> tags = {at::Tag::pt2_compliant_tag};
-  std::string results, outs;
+  const std::string name = op_name(op.op), arguments = arguments_of(op);
+  std::string returned, outs;
   char alias = 'a';
-  for (const char* result : Op::kResults) {
-    results += results.empty() ? "Tensor" : ", Tensor";
-    outs += std::string(", Tensor(") + alias++ + "!) " + result;
+  for (const ResultSpec& result : op.results) {
+    returned += returned.empty() ? "Tensor" : ", Tensor";
+    outs += std::string(", Tensor(") + alias++ + "!) " + result.name;
   }
-  if (std::size(Op::kResults) > 1) {
-    results = "(" + results + ")";
+  if (op.results.size() > 1) {
+    returned = "(" + returned + ")";
   }
-  m.def((name + "(" + Op::kArguments + ") -> " + results).c_str(), tags);
-  m.def((name + ".out(" + Op::kArguments + outs + ") -> ()").c_str(), tags);
+  m.def((name + "(" + arguments + ") -> " + returned).c_str(), tags);
+  m.def((name + ".out(" + arguments + outs + ") -> ()").c_str(), tags);
 }
 
 }  // namespace
 
 TORCH_LIBRARY(mlxnorm, m) {
-#define MLXNORM_DEFINE(op) define<ops::op>(m, #op);
-  MLXNORM_FOR_EACH_OP(MLXNORM_DEFINE)
-#undef MLXNORM_DEFINE
-  // Behind torch_mlxnorm.RmsNormRecord: the address of a record for tensors like this one. Called
-  // from C++ alone (csrc/python/module.cpp), which trusts the address.
+  for (const OpTable& op : kOps) {
+    define(m, op);
+  }
+  m.class_<RmsNormRecord>("RmsNormRecord");
+  // Behind torch_mlxnorm.RmsNormRecord, for tensors like this one.
   m.def(
       "_bake_rms_norm(Tensor like, ScalarType dtype, int rows, int dim, ScalarType? weight_dtype, "
-      "float? eps, float weight_offset, str casting_mode) -> int");
-  // Behind torch_mlxnorm/pipelines.py. Of `like` its dtype and device count, of operands, in the
-  // order of Operand (shaders/params.h), their dtypes.
+      "float? eps, float weight_offset, str casting_mode) "
+      "-> __torch__.torch.classes.mlxnorm.RmsNormRecord");
+  // Behind torch_mlxnorm/pipelines.py. Of `like` its dtype and device count, of the op's tensors
+  // their dtypes, and whether they have one element.
   m.def(
-      "_warm_up(Tensor like, str op, int dim, Tensor?[] operands, bool scale_is_scalar, "
+      "_warm_up(Tensor like, str op, int dim, Tensor?[] tensors, bool[] one_element, "
       "bool unaligned, str activation, str casting_mode, bool round_intermediates) -> ()");
   m.def("_compiled_kernels(Tensor like) -> (str[] names, str[] origins, float[] seconds)");
 }
@@ -54,15 +96,15 @@ TORCH_LIBRARY(mlxnorm, m) {
 TORCH_LIBRARY_IMPL(mlxnorm, CompositeExplicitAutograd, m) {
   m.impl("_bake_rms_norm",
          [](const at::Tensor& like, at::ScalarType, int64_t, int64_t, std::optional<at::ScalarType>,
-            std::optional<double>, double, std::string_view) -> int64_t {
+            std::optional<double>, double, std::string_view) -> RecordPointer {
            TORCH_CHECK_NOT_IMPLEMENTED(
                false, "mlxnorm::RmsNormRecord: device must be cpu or mps, got ", like.device());
          });
   m.impl("_warm_up", [](const at::Tensor&, std::string_view op, int64_t,
-                        const c10::List<std::optional<at::Tensor>>&, bool, bool,
+                        const c10::List<std::optional<at::Tensor>>&, const c10::List<bool>&, bool,
                         std::string_view activation, std::string_view casting_mode, bool) {
-    parse_activation(op_of(op), activation);
-    parse_casting_mode(op_of(op), casting_mode);
+    parse_activation(table_of(op).name, activation);
+    parse_casting_mode(table_of(op).name, casting_mode);
   });
   m.impl("_compiled_kernels", [](const at::Tensor&) {
     return std::tuple<std::vector<std::string>, std::vector<std::string>, std::vector<double>>();

@@ -11,13 +11,14 @@ namespace mlxnorm {
 namespace {
 
 constexpr const char* kName = "mlxnorm::RmsNormRecord";
+constexpr size_t kX = number_of<ops::rms_norm>("x"), kWeight = number_of<ops::rms_norm>("weight");
 
 std::string dtype_name(at::ScalarType type) {
   return std::string(c10::getDtypeNames(type).first);
 }
 
 // Without the dispatcher nobody unwraps subclasses, functorch's tensors or lazy negations.
-bool is_plain(const at::Tensor& tensor) {
+bool needs_no_dispatch(const at::Tensor& tensor) {
   using c10::DispatchKeySet;
   const DispatchKeySet keys = tensor.key_set();
   const DispatchKeySet dense =
@@ -32,6 +33,20 @@ bool has_tangent(const at::Tensor& tensor) {
 }
 
 }  // namespace
+
+NormLayout RmsNormRecord::Spec::layout() const {
+  NormLayout result{};
+  result.dtype = dtype_of(dtype);
+  result.rows = rows;
+  result.dim = dim;
+  result.tensors[kX] = result.results[0] = evenly_spaced(dim);
+  result.tensor_types = pack_tensor_type(kX, tensor_type_of(result.dtype));
+  result.tensors[kWeight] = evenly_spaced(0);
+  if (weight_dtype.has_value()) {
+    result.tensor_types |= pack_tensor_type(kWeight, tensor_type_of(dtype_of(*weight_dtype)));
+  }
+  return result;
+}
 
 RmsNormRecord::RmsNormRecord(const Spec& spec) : spec_(spec) {
   const auto check_dtype = [](const char* name, at::ScalarType type) {
@@ -58,7 +73,7 @@ void RmsNormRecord::check_rows(const Argument& argument) const {
                    dtype_name(spec_.dtype), " as baked, got ", dtype_name(t.scalar_type()));
   TORCH_CHECK(t.device() == spec_.device, kName, ": ", argument.name, " must be on ", spec_.device,
               " as baked, got ", t.device());
-  TORCH_CHECK(is_plain(t), kName, ": ", argument.name, " must be a plain tensor, got ",
+  TORCH_CHECK(needs_no_dispatch(t), kName, ": ", argument.name, " must be a plain tensor, got ",
               t.toString());
   TORCH_CHECK(t.dim() >= 1 && t.size(-1) == spec_.dim && t.numel() == spec_.rows * spec_.dim, kName,
               ": ", argument.name, " must have ", spec_.rows, " rows of ", spec_.dim,
@@ -79,7 +94,7 @@ void RmsNormRecord::check_weight(const OptionalTensor& weight) const {
                    dtype_name(weight->scalar_type()));
   TORCH_CHECK(weight->device() == spec_.device, kName, ": weight must be on ", spec_.device,
               " as baked, got ", weight->device());
-  TORCH_CHECK(is_plain(*weight), kName, ": weight must be a plain tensor, got ",
+  TORCH_CHECK(needs_no_dispatch(*weight), kName, ": weight must be a plain tensor, got ",
               weight->toString());
   TORCH_CHECK(weight->dim() == 1 && weight->size(0) == spec_.dim && weight->is_contiguous(), kName,
               ": weight must be contiguous with shape [", spec_.dim, "], got shape ",
@@ -104,22 +119,22 @@ void RmsNormRecord::operator()(const at::Tensor& x, const OptionalTensor& weight
       !has_tangent(x) && !has_tangent(out) && !(weight.has_value() && has_tangent(*weight)), kName,
       ": inference only, it has no forward-mode derivative, but an argument has a tangent");
   check_may_be_written(kName, "out", out);
-  run(x, weight, out);
+  TensorPointers tensors{};
+  tensors[kX] = &x;
+  tensors[kWeight] = weight.has_value() ? &*weight : nullptr;
+  run(tensors, out);
   bump_version(out);
 }
 
-std::unique_ptr<RmsNormRecord> bake(const at::Tensor& like, at::ScalarType dtype, int64_t rows,
-                                    int64_t dim, std::optional<at::ScalarType> weight_dtype,
-                                    std::optional<double> eps, double weight_offset,
-                                    std::string_view casting_mode) {
+RecordPointer bake(const at::Tensor& like, at::ScalarType dtype, int64_t rows, int64_t dim,
+                   std::optional<at::ScalarType> weight_dtype, std::optional<double> eps,
+                   double weight_offset, std::string_view casting_mode) {
   using Bake =
-      int64_t(const at::Tensor&, at::ScalarType, int64_t, int64_t, std::optional<at::ScalarType>,
-              std::optional<double>, double, std::string_view);
+      RecordPointer(const at::Tensor&, at::ScalarType, int64_t, int64_t,
+                    std::optional<at::ScalarType>, std::optional<double>, double, std::string_view);
   static const auto op =
       c10::Dispatcher::singleton().findSchemaOrThrow("mlxnorm::_bake_rms_norm", "").typed<Bake>();
-  const int64_t address =
-      op.call(like, dtype, rows, dim, weight_dtype, eps, weight_offset, casting_mode);
-  return std::unique_ptr<RmsNormRecord>(reinterpret_cast<RmsNormRecord*>(address));
+  return op.call(like, dtype, rows, dim, weight_dtype, eps, weight_offset, casting_mode);
 }
 
 }  // namespace mlxnorm

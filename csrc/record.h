@@ -3,17 +3,18 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <torch/custom_class.h>
 
-#include <memory>
 #include <optional>
+#include <string>
 #include <string_view>
 
 #include "call.h"
-#include "rows.h"
+#include "row_layout.h"
 
 namespace mlxnorm {
 
-class RmsNormRecord {
+class RmsNormRecord : public torch::CustomClassHolder {
  public:
   // What a call has to bring. Tensors are contiguous.
   struct Spec {
@@ -24,26 +25,18 @@ class RmsNormRecord {
     std::optional<at::ScalarType> weight_dtype;  // none: no weight
     NormOptions options;
 
-    uint32_t operand_types() const {
-      return weight_dtype.has_value()
-                 ? pack_operand_type(0, operand_type_of(dtype_of(*weight_dtype)))
-                 : 0;
-    }
+    NormLayout layout() const;
   };
 
   // Refuses what no tensor can be.
   explicit RmsNormRecord(const Spec& spec);
-  virtual ~RmsNormRecord() = default;
 
   // Refuses tensors that do not fit.
   void operator()(const at::Tensor& x, const OptionalTensor& weight, const at::Tensor& out) const;
 
- protected:
-  const Spec& spec() const { return spec_; }
-
  private:
-  virtual void run(const at::Tensor& x, const OptionalTensor& weight,
-                   const at::Tensor& out) const = 0;
+  // Tensors by the numbers of the op's table.
+  virtual void run(const TensorPointers& tensors, const at::Tensor& out) const = 0;
 
   void check_rows(const Argument& argument) const;
   void check_weight(const OptionalTensor& weight) const;
@@ -51,22 +44,31 @@ class RmsNormRecord {
   Spec spec_;
 };
 
-// `like` says on which device.
-std::unique_ptr<RmsNormRecord> bake(const at::Tensor& like, at::ScalarType dtype, int64_t rows,
-                                    int64_t dim, std::optional<at::ScalarType> weight_dtype,
-                                    std::optional<double> eps, double weight_offset,
-                                    std::string_view casting_mode);
+using RecordPointer = c10::intrusive_ptr<RmsNormRecord>;
 
-// The kernel of mlxnorm::_bake_rms_norm on a device whose record is a `Record`. The dispatcher
-// finds the device; the result is the address of a RmsNormRecord that the caller owns.
+// `like` says on which device.
+RecordPointer bake(const at::Tensor& like, at::ScalarType dtype, int64_t rows, int64_t dim,
+                   std::optional<at::ScalarType> weight_dtype, std::optional<double> eps,
+                   double weight_offset, std::string_view casting_mode);
+
+// The kernel of mlxnorm::_bake_rms_norm on a device whose record is a `Record`: the dispatcher
+// finds the device. Boxed, because a device may be loaded before the schema's class is known.
 template <typename Record>
-int64_t bake_rms_norm(const at::Tensor& like, at::ScalarType dtype, int64_t rows, int64_t dim,
-                      std::optional<at::ScalarType> weight_dtype, std::optional<double> eps,
-                      double weight_offset, std::string_view casting_mode) {
-  const RmsNormRecord* record =
-      new Record({dtype, like.device(), rows, dim, weight_dtype,
-                  make_options(Op::rms_norm, eps, weight_offset, casting_mode)});
-  return reinterpret_cast<int64_t>(record);
+void bake_rms_norm(const c10::OperatorHandle& /*op*/, c10::DispatchKeySet /*keys*/,
+                   torch::jit::Stack* stack) {
+  at::Tensor like;
+  at::ScalarType dtype;
+  int64_t rows, dim;
+  std::optional<at::ScalarType> weight_dtype;
+  std::optional<double> eps;
+  double weight_offset;
+  std::string casting_mode;
+  torch::jit::pop(*stack, like, dtype, rows, dim, weight_dtype, eps, weight_offset, casting_mode);
+  const NormOptions options =
+      make_options(qualified_name(Op::rms_norm), eps, weight_offset, casting_mode);
+  const RecordPointer record = c10::make_intrusive<Record>(
+      RmsNormRecord::Spec{dtype, like.device(), rows, dim, weight_dtype, options});
+  stack->emplace_back(record);
 }
 
 }  // namespace mlxnorm

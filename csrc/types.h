@@ -3,11 +3,12 @@
 
 #include <cstdint>
 
-#include "../shaders/params.h"
+#include "../shaders/abi.h"
 
 namespace mlxnorm {
 
-// The ops, in the order of the README. One list: what has to exist for every op is made from it.
+// The ops, in the order of the README. Their tables are in ops/, and what else has to exist for
+// every op is listed in docs/design.md.
 #define MLXNORM_FOR_EACH_OP(apply)                                                        \
   apply(rms_norm) apply(rms_norm_mul) apply(rms_norm_triple) apply(add_rms_norm)          \
       apply(rms_norm_add) apply(rms_norm_add_rms_norm) apply(fused_post_attn_triple_norm) \
@@ -30,18 +31,19 @@ constexpr const char* qualified_name(Op op) {
   return nullptr;
 }
 
-// Without the namespace: names the Metal library and its functions.
-constexpr const char* name_of(Op op) {
+// Without the namespace: as schemas, the Metal library and its functions have it.
+constexpr const char* op_name(Op op) {
   return qualified_name(op) + sizeof("mlxnorm::") - 1;
 }
 
 enum class DType { float32, float16, bfloat16 };
+constexpr int kDTypes = 3;
 
 constexpr int64_t size_of(DType dtype) {
   return dtype == DType::float32 ? 4 : 2;
 }
 
-constexpr OperandType operand_type_of(DType dtype) {
+constexpr TensorType tensor_type_of(DType dtype) {
   return dtype == DType::float32 ? kFloat32 : dtype == DType::float16 ? kFloat16 : kBFloat16;
 }
 
@@ -53,8 +55,28 @@ enum class CastingMode {
 struct NormOptions {
   float eps;
   float weight_offset;
-  CastingMode casting_mode;
-  bool round_intermediates;
+  CastingMode casting_mode = CastingMode::gemma;
+  bool round_intermediates = false;
+  Activation activation = kNoActivation;
 };
+
+// Where the tensors of a call lie in memory, and of which type they are, but for their addresses.
+// Tensors and results are numbered as in the op's table.
+struct NormLayout {
+  DType dtype;   // of inputs and results
+  int64_t rows;  // of every result
+  int64_t dim;
+  int64_t top_k = 0;          // of experts, if there are some
+  int64_t expert_stride = 0;  // elements from one expert to the next
+  uint32_t tensor_types = 0;  // see tensor_type
+  uint32_t scalars = 0;       // a bit for each tensor that has one element for all
+  RowLayout tensors[kMaxTensors];
+  RowLayout results[kMaxResults];
+};
+
+// The rows of a contiguous tensor, or with a stride of 0 one row that all share.
+constexpr RowLayout evenly_spaced(int64_t stride) {
+  return {stride, 0, 0, 1, 1};
+}
 
 }  // namespace mlxnorm

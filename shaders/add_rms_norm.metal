@@ -1,4 +1,4 @@
 #include "formulas/add_rms_norm.h"
-#include "kernels.h"
+#include "norm_kernels.h"
 
 INSTANTIATE_KERNELS(add_rms_norm)

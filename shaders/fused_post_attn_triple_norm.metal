@@ -1,4 +1,4 @@
 #include "formulas/fused_post_attn_triple_norm.h"
-#include "kernels.h"
+#include "norm_kernels.h"
 
 INSTANTIATE_KERNELS(fused_post_attn_triple_norm)

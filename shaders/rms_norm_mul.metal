@@ -1,4 +1,4 @@
 #include "formulas/rms_norm_mul.h"
-#include "kernels.h"
+#include "norm_kernels.h"
 
 INSTANTIATE_KERNELS(rms_norm_mul)

@@ -126,7 +126,7 @@ class Case:
             **self.options,
         )
         call = call.mapped(lambda t: t.flatten()[:1].sum().expand(t.shape).clone(), self.constant)
-        call = call.mapped(lambda t: self.magnitude * t, op.named("activation", "experts"))
+        call = call.mapped(lambda t: self.magnitude * t, op.named("input", "experts"))
         for name, tensor in call.tensors.items():
             if tensor is not None:
                 call = call.having(**{name: tensor.to(self.kinds.get(name, self.dtype))})
@@ -234,9 +234,9 @@ def _options(random: Random, op: Op) -> dict[str, Any]:
 
 
 def _in_place(random: Random, op: Op) -> dict[int, str]:
-    count = random.randint(0, min(len(op.results), len(op.activations)))
+    count = random.randint(0, min(len(op.results), len(op.inputs)))
     written = random.sample(range(len(op.results)), count)
-    return dict(zip(written, random.sample(op.activations, count), strict=True))
+    return dict(zip(written, random.sample(op.inputs, count), strict=True))
 
 
 # ---- checking -----------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ def run(rank: int, first: str, ops: list[str], store: str) -> None:
                 assert_right(call, placement, placement)
         # dim is gathered first, where every tensor has it as its third dimension
         whole = op.call((4, 6), 16, scale=op.scale_kinds[0])
-        if set(whole.rowwise) == set(op.activations):
+        if set(whole.rowwise) == set(op.inputs):
             assert_right(whole, Shard(2), Replicate())
         if not shards_keywords and any(tensor.keyword for tensor in op.tensors.values()):
             continue

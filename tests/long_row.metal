@@ -1,5 +1,5 @@
 // The sums of one thread of norm_loop, without the row: what a row of 2^31 elements has it add.
-#include "../shaders/row.h"
+#include "../shaders/reduce.h"
 
 // sums[i]: of as many words as asked for whose elements are all values[i]. naive[i]: with plain
 // additions.

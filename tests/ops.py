@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pytest
 import torch
@@ -18,11 +18,12 @@ from torch import Tensor
 
 import torch_mlxnorm
 from torch_mlxnorm import reference
+from torch_mlxnorm._roles import OPS as TABLES
 
-Role = Literal["activation", "experts", "weight", "scale", "routing_weights"]
+Role = Literal["input", "experts", "weight", "scale", "routing_weights"]
 ScaleKind = Literal["one", "dim", "rows"]
 
-# Which operands (weights, scale, routing weights) are float32 beside other activations.
+# Which operands (weights, scale, routing weights) are float32 beside other inputs.
 FLOAT32_OPERANDS: dict[str, slice] = {
     "none": slice(0),
     "all": slice(None),
@@ -31,7 +32,7 @@ FLOAT32_OPERANDS: dict[str, slice] = {
 }
 
 
-# Dtypes of the operands: the activations', float32, or all three in turn.
+# Dtypes of the operands: the inputs', float32, or all three in turn.
 OPERANDS: dict[str, dict[str, Any]] = {
     "same": {},
     "float32": {"float32": "all"},
@@ -42,33 +43,58 @@ OPERANDS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Tensorlike:
-    """A tensor argument."""
+    """A tensor argument. A scale that may be of an input's shape, too, has the role `scale`."""
 
     name: str
     role: Role
     optional: bool
-
-    @property
-    def keyword(self) -> bool:
-        return self.role == "scale" and self.optional
+    keyword: bool
 
 
 @dataclass(frozen=True)
 class Op:
+    """What its schema and its table (csrc/ops) say; test_family compares them with all else."""
+
     name: str
-    takes: str  # names of tensors, in order; `?` may be None
-    gives: str
-    rounds: bool = True  # has round_intermediates
-    activates: bool = False  # has activation, and a scale that may be of x's shape
+
+    @property
+    def packet(self) -> Any:
+        return getattr(torch.ops.mlxnorm, self.name)
+
+    @cached_property
+    def _arguments(self) -> list[Any]:
+        return self.packet.out._schema.arguments
 
     @cached_property
     def tensors(self) -> dict[str, Tensorlike]:
-        names = [(name.removesuffix("?"), name.endswith("?")) for name in self.takes.split()]
-        return {name: Tensorlike(name, _role(name), optional) for name, optional in names}
+        roles = TABLES[self.name]
+        return {
+            a.name: Tensorlike(
+                a.name,
+                cast(Role, roles[a.name].removeprefix("elementwise_")),
+                optional=str(a.type) == "Optional[Tensor]",
+                keyword=a.kwarg_only,
+            )
+            for a in self._arguments
+            if a.name in roles
+        }
 
     @cached_property
     def results(self) -> list[str]:
-        return self.gives.split()
+        return [a.name for a in self._arguments if a.is_out]
+
+    @cached_property
+    def option_names(self) -> list[str]:
+        return [a.name for a in self._arguments if a.name not in self.tensors and not a.is_out]
+
+    @cached_property
+    def rounds(self) -> bool:
+        return "round_intermediates" in self.option_names
+
+    @cached_property
+    def activates(self) -> bool:
+        """Has an activation, of a scale that may be of an input's shape."""
+        return "activation" in self.option_names
 
     def named(self, *roles: Role) -> list[str]:
         return [t.name for t in self.tensors.values() if t.role in roles]
@@ -79,9 +105,9 @@ class Op:
         return next(iter(self.tensors))
 
     @cached_property
-    def activations(self) -> list[str]:
-        """Inputs of the results' shape."""
-        return self.named("activation")
+    def inputs(self) -> list[str]:
+        """Of the results' shape."""
+        return self.named("input")
 
     @cached_property
     def operands(self) -> list[str]:
@@ -101,15 +127,6 @@ class Op:
             return ["dim"]
         return ["one", "dim", "rows"] if self.activates else ["one", "dim"]
 
-    @cached_property
-    def option_names(self) -> list[str]:
-        names = ["eps", "weight_offset", "casting_mode"]
-        return names + ["activation"] * self.activates + ["round_intermediates"] * self.rounds
-
-    @property
-    def packet(self) -> Any:
-        return getattr(torch.ops.mlxnorm, self.name)
-
     def call(
         self,
         leading: Sequence[int],
@@ -125,8 +142,8 @@ class Op:
         seed: int = 0,
         **options: Any,
     ) -> Call:
-        """`float32` chooses among the operands. The others have the activations' dtype or, if
-        `mixed`, each the next one of DTYPES, from as many places past the activations' on."""
+        """`float32` chooses among the operands. The others have the inputs' dtype or, if
+        `mixed`, each the next one of DTYPES, from as many places past the inputs' on."""
         shapes = shapes_of(leading, dim, scale, top_k)
         kinds = dict.fromkeys(self.tensors, dtype)
         for i, name in enumerate(self.operands if mixed else []):
@@ -144,7 +161,7 @@ def shapes_of(
     leading: Sequence[int], dim: int, scale: ScaleKind, top_k: int
 ) -> dict[Role, tuple[int, ...]]:
     return {
-        "activation": (*leading, dim),
+        "input": (*leading, dim),
         "experts": (*leading, top_k, dim),
         "weight": (dim,),
         "scale": {"one": (1,), "dim": (dim,), "rows": (*leading, dim)}[scale],
@@ -152,53 +169,7 @@ def shapes_of(
     }
 
 
-def _role(name: str) -> Role:
-    special: dict[str, Role] = {
-        "expert_outputs": "experts",
-        "routing_weights": "routing_weights",
-        "scale": "scale",
-        "layer_scalar": "scale",
-        "w2": "weight",
-        "w3": "weight",
-    }
-    return special.get(name, "weight" if "weight" in name else "activation")
-
-
-OPS = {
-    op.name: op
-    for op in [
-        Op("rms_norm", "x weight?", "out", rounds=False),
-        Op("rms_norm_mul", "x weight? scale", "out", activates=True),
-        Op(
-            "rms_norm_triple",
-            "x weight_a? weight_b? weight_c?",
-            "out_a out_b out_c",
-            rounds=False,
-        ),
-        Op("add_rms_norm", "x residual weight?", "out residual_out"),
-        Op("rms_norm_add", "x residual weight? scale?", "out"),
-        Op(
-            "rms_norm_add_rms_norm",
-            "x residual weight? next_weight? scale?",
-            "residual_out out",
-        ),
-        Op(
-            "fused_post_attn_triple_norm",
-            "hidden attn_out post_attn_weight weight_a? weight_b? weight_c?",
-            "residual_out out_a out_b out_c",
-        ),
-        Op(
-            "fused_post_ff_norm2_endlayer",
-            "attn_out moe_accum residual w2 w3 layer_scalar",
-            "mlp_down hidden",
-        ),
-        Op(
-            "fused_moe_wsum_post_ff_norm2_endlayer",
-            "expert_outputs routing_weights attn_out residual w2 w3 layer_scalar",
-            "mlp_down hidden",
-        ),
-    ]
-}
+OPS = {name: Op(name) for name in TABLES}
 
 each_op = pytest.mark.parametrize("op", OPS.values(), ids=OPS)
 
@@ -208,7 +179,7 @@ def each_op_that(holds: Callable[[Op], Any]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("op", chosen, ids=[op.name for op in chosen])
 
 
-# Ops, dtypes of the activations, and of the operands beside them, where that differs. Each operand
+# Ops, dtypes of the inputs, and of the operands beside them, where that differs. Each operand
 # meets all dtypes beside each.
 each_op_and_types = pytest.mark.parametrize(
     ("op", "dtype", "operands"),
@@ -251,7 +222,7 @@ class Call:
     @property
     def shape(self) -> torch.Size:
         """Of every result."""
-        return self[self.op.activations[-1]].shape
+        return self[self.op.inputs[-1]].shape
 
     @property
     def dtype(self) -> torch.dtype:
@@ -280,7 +251,7 @@ class Call:
     @property
     def rowwise(self) -> list[str]:
         """Tensors with a row, or several, for each row of the results."""
-        names = self.op.named("activation", "experts", "routing_weights")
+        names = self.op.named("input", "experts", "routing_weights")
         if self.op.activates and self["scale"].shape == self.shape:
             names.append("scale")
         return names
@@ -302,7 +273,7 @@ class Call:
         return on_mac and self.dtype == torch.float32 and self[self.op.first].device.type == "mps"
 
     def empty_outs(self) -> tuple[Tensor, ...]:
-        like = self[self.op.activations[-1]]
+        like = self[self.op.inputs[-1]]
         return tuple(
             torch.empty(self.shape, dtype=self.dtype, device=like.device) for _ in self.op.results
         )
@@ -342,7 +313,7 @@ def assert_all_same_bits(actual: Sequence[Tensor], expected: Sequence[Tensor]) -
 def run(call: Call) -> tuple[Tensor, ...]:
     """The results, which come out the same in poisoned `out` tensors, with nothing else written."""
     results = call()
-    like = call[call.op.activations[-1]]
+    like = call[call.op.inputs[-1]]
     for result in results:
         assert result.shape == call.shape and result.dtype == call.dtype
         assert result.device == like.device and result.is_contiguous()

@@ -96,10 +96,10 @@ def test_what_changes_the_digest(tmp_path: Path) -> None:
         return after != before
 
     compiled = ["setup.py", "csrc/library.cpp", "csrc/checks.h", "csrc/cpu/isa/rms_norm.cpp"]
-    compiled += ["shaders/formulas/rms_norm.h", "shaders/params.h"]
+    compiled += ["shaders/formulas/rms_norm.h", "shaders/abi.h"]
     for name in compiled:
         assert changes(name), name
-    for name in ("shaders/rms_norm.metal", "csrc/mps/plan.cpp", "csrc/mps/metal.mm"):
+    for name in ("shaders/rms_norm.metal", "csrc/mps/plan.cpp", "csrc/mps/pipeline.mm"):
         assert changes(name) == ON_MAC, name
 
     before = SOURCES["digest"](tmp_path)

@@ -130,6 +130,22 @@ def test_compile_of_the_family_equals_eager(device: str, backend: str) -> None:
             assert_same_bits(a, b)
 
 
+@each_op
+@torch.no_grad()
+def test_every_op_compiles(device: str, op: Op) -> None:
+    """Its function, with fresh results and with `out`."""
+    torch._dynamo.reset()
+    function = getattr(torch_mlxnorm, op.name)
+    compiled = torch.compile(function, backend="aot_eager", fullgraph=True, dynamic=True)
+    for rows in (2, 5):
+        call = op.call((rows,), 48, torch.bfloat16, device)
+        results, outs = compiled(**call.tensors), call.empty_outs()
+        results = (results,) if isinstance(results, Tensor) else results
+        assert_all_same_bits(results, call())
+        compiled(**call.tensors, out=outs if len(outs) > 1 else outs[0])
+        assert_all_same_bits(outs, call())
+
+
 CHECKED = [op for op in OPS.values() if "weight" in op.tensors or "w2" in op.tensors]
 
 

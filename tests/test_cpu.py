@@ -120,19 +120,22 @@ def test_a_shared_inline_function_is_found(tmp_path: Path) -> None:
 
 
 HARNESS = """
-#include "csrc/cpu/kernels.h"
+#include "csrc/cpu/arguments.h"
 
 using namespace mlxnorm;
 
 extern "C" void rms_norm(const float* x, float* out, int64_t rows, int64_t dim) {
   cpu::NormArguments arguments{};
-  arguments.inputs[0] = x;
-  arguments.input_rows[0] = {dim, 0, 0, 1, 1};
-  arguments.scale_rows = arguments.routing_rows = {0, 0, 0, 1, 1};
-  arguments.outputs[0] = out;
-  arguments.dim = dim;
-  arguments.options = {1e-6f, -0.0f, CastingMode::gemma, false};
-  cpu::AVX2::rms_norm_kernel(arguments, DType::float32).run(arguments, 0, rows, nullptr);
+  arguments.layout.dtype = DType::float32;
+  arguments.layout.rows = rows;
+  arguments.layout.dim = dim;
+  arguments.layout.tensor_types = pack_tensor_type(0, kFloat32);
+  arguments.layout.tensors[0] = arguments.layout.results[0] = evenly_spaced(dim);
+  arguments.layout.tensors[1] = evenly_spaced(0);
+  arguments.options = {1e-6f, -0.0f};
+  arguments.tensors[0] = x;
+  arguments.results[0] = out;
+  cpu::AVX2::rms_norm_kernel(arguments).run(arguments, 0, rows, nullptr);
 }
 """
 

@@ -275,7 +275,7 @@ def test_calls_are_made_for_every_op() -> None:
     assert {operator.name for operator in operators()} == set(OPS)
     for operator in operators():
         op = OPS[operator.name]
-        assert operator.tensors == {tensor.name: tensor.role for tensor in op.tensors.values()}
+        assert list(operator.tensors) == list(op.tensors)
         assert operator.optional == op.optional
         assert operator.outs == op.results
         assert set(operator.options) == set(op.option_names)

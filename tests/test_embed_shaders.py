@@ -30,7 +30,7 @@ def test_line_markers_are_an_option(
     if wanted is not None:
         monkeypatch.setenv("TORCH_MLXNORM_SHADER_LINES", wanted)
     text = embedded(tmp_path / "embedded.h", metallib=lambda shader: None)
-    assert ('#line 1 "shaders/kernels.h"' in text) == (wanted == "1")
+    assert ('#line 1 "shaders/norm_kernels.h"' in text) == (wanted == "1")
     assert ("#line" in text) == (wanted == "1")
 
 

@@ -44,7 +44,7 @@ class Mistake:
 def mistakes(op: Op) -> Iterator[Mistake]:
     """What may be wrong with a call of two rows, dim 8 and three experts, in float16."""
     first, role = op.first, op.tensors[op.first].role
-    shapes: dict[Role, tuple[int, ...]] = {"activation": (2, 8), "experts": (2, 3, 8)}
+    shapes: dict[Role, tuple[int, ...]] = {"input": (2, 8), "experts": (2, 3, 8)}
     shapes |= {"weight": (8,), "scale": (8,), "routing_weights": (2, 3)}
     like = f"{first} without top_k" if role == "experts" else f"as {first}"
     dim = f"{first}.shape[-1]"
@@ -70,7 +70,7 @@ def mistakes(op: Op) -> Iterator[Mistake]:
         at_least_1 = "a top_k dimension of at least 1"
         yield of(first, 2, 0, 8, expected=at_least_1, got="shape [2, 0, 8]")
 
-    for name in op.activations:
+    for name in op.inputs:
         if name != first:
             yield of_type(name, torch.float32, f"float16 (as {first})")
             for wrong in ((2, 9), (3, 8), (1, 8), (8,), (16,), (1, 2, 8)):

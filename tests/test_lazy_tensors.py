@@ -79,7 +79,7 @@ def test_negated_outs(where: str, op: Op) -> None:
 def test_negated_in_place(device: str, op: Op) -> None:
     call = op.call((4,), 8, torch.float32, device)
     expected = call()
-    for name in op.activations:
+    for name in op.inputs:
         lazy = call.mapped(negated, [name])
         outs = [lazy[name], *call.empty_outs()[1:]]
         lazy(out=outs)
@@ -145,7 +145,7 @@ def test_record_refuses_them(device: str) -> None:
 
 @each_op
 def test_compile_of_negated_tensors(op: Op) -> None:
-    call = op.call((2,), 8, torch.float32, "cpu").mapped(negated, op.activations)
+    call = op.call((2,), 8, torch.float32, "cpu").mapped(negated, op.inputs)
 
     torch._dynamo.reset()
     compiled = torch.compile(function_of(call), backend="aot_eager", fullgraph=True)

@@ -180,7 +180,7 @@ def test_pipelines_are_made_once(op: Op) -> None:
 @each_op
 def test_no_object_is_leaked(op: Op) -> None:
     call = op.call((4,), 256, torch.float32, "mps")
-    copied = call.mapped(lambda t: t.t().contiguous().t(), op.activations)
+    copied = call.mapped(lambda t: t.t().contiguous().t(), op.inputs)
 
     def live_after_calls() -> dict[str, int]:
         for _ in range(5):
@@ -211,7 +211,7 @@ def test_a_row_that_the_kernels_cannot_count_is_an_error() -> None:
 @each_op
 def test_every_op_checks_that(op: Op) -> None:
     call = op.call((2,), 1, torch.float16, "mps", scale="one")
-    longer = op.named("activation", "experts", "weight")
+    longer = op.named("input", "experts", "weight")
     call = call.mapped(lambda t: t.expand(*t.shape[:-1], TOO_LONG), longer)
     metal_sim.reset_stats()
     expected = f"{op.first} must have a last dimension of at most 2147483648 on mps:0, got"
@@ -220,9 +220,9 @@ def test_every_op_checks_that(op: Op) -> None:
     assert metal_sim.stats()["buffers"] == metal_sim.stats()["dispatches"] == 0
 
 
-# ---- TORCH_MLXNORM_KERNEL -----------------------------------------------------------------------
+# ---- TORCH_MLXNORM_ACCESS -----------------------------------------------------------------------
 
-KERNEL_CHOICE = """
+ACCESS = """
 import torch, metal_sim
 metal_sim.enable()
 import torch_mlxnorm
@@ -250,15 +250,15 @@ def test_experts_that_the_kernels_cannot_count_are_an_error() -> None:
     ("choice", "error"),
     [
         ("scalar", None),
-        ("vector", "TORCH_MLXNORM_KERNEL=vector needs rows of a multiple of 16 bytes"),
-        ("fast", 'TORCH_MLXNORM_KERNEL must be "scalar", "vector" or unset, got "fast"'),
+        ("vector", "TORCH_MLXNORM_ACCESS=vector needs rows of a multiple of 16 bytes"),
+        ("fast", 'TORCH_MLXNORM_ACCESS must be "scalar", "vector" or unset, got "fast"'),
     ],
 )
 def test_kernel_choice_of_the_environment(choice: str, error: str | None) -> None:
     paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"TORCH_MLXNORM_KERNEL": choice, "PYTHONPATH": ":".join(paths)}
+    environment = os.environ | {"TORCH_MLXNORM_ACCESS": choice, "PYTHONPATH": ":".join(paths)}
     run = subprocess.run(
-        [sys.executable, "-c", KERNEL_CHOICE], env=environment, capture_output=True, text=True
+        [sys.executable, "-c", ACCESS], env=environment, capture_output=True, text=True
     )
     if error is None:
         assert run.returncode == 0, run.stderr

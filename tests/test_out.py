@@ -48,13 +48,13 @@ def test_in_place(device: str, op: Op, dim: int, dtype: torch.dtype) -> None:
     call = op.call((3,), dim, dtype, device)
     expected = call()
     pairs: list[tuple[tuple[int, str], ...]] = [
-        ((i, name),) for i in range(len(expected)) for name in op.activations
+        ((i, name),) for i in range(len(expected)) for name in op.inputs
     ]
-    count = min(len(expected), len(op.activations))
+    count = min(len(expected), len(op.inputs))
     if count > 1:
         first = range(len(expected))[:count]
         pairs += [
-            tuple(zip(first, p, strict=True)) for p in itertools.permutations(op.activations, count)
+            tuple(zip(first, p, strict=True)) for p in itertools.permutations(op.inputs, count)
         ]
     for pair in pairs:
         overwritten = call.mapped(torch.clone, [name for _, name in pair])
@@ -69,7 +69,7 @@ def test_in_place_of_a_view(device: str, op: Op) -> None:
     """The same contiguous tensor may come as another Python object, or at an offset."""
     call = op.call((4,), 32, torch.float32, device)
     expected = call()
-    name = op.activations[-1]
+    name = op.inputs[-1]
     storage = torch.full((256,), POISON, device=device)
     x = storage[64:192].view(4, 32).copy_(call[name])
     outs = [storage[64:192].view(4, 32), *call.empty_outs()[1:]]
@@ -77,13 +77,13 @@ def test_in_place_of_a_view(device: str, op: Op) -> None:
     assert storage[:64].cpu().eq(POISON).all() and storage[192:].cpu().eq(POISON).all()
 
 
-@each_op_that(lambda op: len(op.activations) > 1)
+@each_op_that(lambda op: len(op.inputs) > 1)
 def test_in_place_of_a_tensor_given_twice(device: str, op: Op) -> None:
     call = op.call((3,), 1000, torch.bfloat16, device)
-    twice = call.having(**dict.fromkeys(op.activations, call[op.activations[0]]))
+    twice = call.having(**dict.fromkeys(op.inputs, call[op.inputs[0]]))
     expected = twice()
-    x = twice[op.activations[0]].clone()
-    overwritten = twice.having(**dict.fromkeys(op.activations, x))
+    x = twice[op.inputs[0]].clone()
+    overwritten = twice.having(**dict.fromkeys(op.inputs, x))
     outs = [*call.empty_outs()[1:], x]
     assert_all_same_bits(overwritten(out=outs), expected)
 
@@ -120,7 +120,7 @@ def overlapping(call: Call, name: str, shift: int) -> tuple[Call, Tensor]:
 def test_error_for_overlap(device: str, op: Op) -> None:
     call = op.call((4,), 16, torch.float32, device, scale=op.scale_kinds[-1])
     for (i, result), name in itertools.product(enumerate(op.results), op.tensors):
-        in_place = op.tensors[name].role == "activation"
+        in_place = op.tensors[name].role == "input"
         unless = " unless it is the same contiguous tensor" if in_place else ""
         text = f"mlxnorm::{op.name}: {result} must not share memory with {name}{unless}, got bytes"
         for shift in (-1, 3) if in_place else (-1, 0, 3):
@@ -138,7 +138,7 @@ def test_error_for_overlap(device: str, op: Op) -> None:
 def test_error_for_overlap_of_strided_tensors(device: str, op: Op) -> None:
     """Not the same tensor, though it begins where out begins."""
     call = op.call((8,), 8, torch.float32, device)
-    for name in op.activations:
+    for name in op.inputs:
         storage = torch.ones(64, device=device)
         transposed = call.having(**{name: storage.view(8, 8).t()})
         with pytest.raises(RuntimeError, match=f"must not share memory with {name} unless"):

@@ -1,4 +1,5 @@
-"""csrc/mps/plan.cpp: the choice of Metal kernel and geometry, in plain C++ without a GPU."""
+"""csrc/mps/plan.cpp and pipeline_key.cpp: the choice of Metal kernel and geometry, and what tells
+pipelines apart, in plain C++ without a GPU."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ BINDINGS = r"""
 #include <cstring>
 #include <stdexcept>
 
-#include "csrc/mps/plan.h"
+#include "csrc/mps/pipeline_key.h"
 
 using namespace mlxnorm;
 using namespace mlxnorm::mps;
@@ -32,7 +33,7 @@ extern "C" const char* plan(int dtype, int64_t rows, int64_t dim, int aligned, c
   static thread_local std::string error;
   try {
     const Plan p =
-        plan_rows(DType(dtype), rows, dim, aligned != 0, parse_kernel_choice(choice));
+        plan_rows(DType(dtype), rows, dim, aligned != 0, parse_access(choice));
     const uint32_t values[] = {uint32_t(p.kernel),     p.words_per_thread,
                                p.lanes_per_row,        p.threads,
                                p.rows_per_threadgroup, p.vector,
@@ -49,14 +50,14 @@ extern "C" const char* plan(int dtype, int64_t rows, int64_t dim, int aligned, c
 extern "C" void instantiation_of(const char* op, int dtype, int64_t dim, int aligned, char* line) {
 #define SET(name) \
   if (std::strcmp(op, #name) == 0) { \
-    const Plan p = plan_rows(DType(dtype), 1, dim, aligned != 0, KernelChoice::automatic); \
+    const Plan p = plan_rows(DType(dtype), 1, dim, aligned != 0, Access::automatic); \
     std::strcpy(line, instantiation(Op::name, p, DType(dtype)).c_str()); \
   }
   MLXNORM_FOR_EACH_OP(SET)
 }
 
 extern "C" int dispatch_rows(int dtype, int64_t rows, int64_t dim, int most, int64_t* result) {
-  const Plan p = plan_rows(DType(dtype), rows, dim, true, KernelChoice::automatic);
+  const Plan p = plan_rows(DType(dtype), rows, dim, true, Access::automatic);
   const std::vector<Dispatch> all = dispatches(p, rows);
   for (int i = 0; i < most && i < int(all.size()); ++i) {
     result[3 * i] = int64_t(all[i].first_row);
@@ -66,13 +67,35 @@ extern "C" int dispatch_rows(int dtype, int64_t rows, int64_t dim, int most, int
   return int(all.size());
 }
 
+// Of fields in the order of PipelineKey; 0 when one of them has no room.
+extern "C" uint64_t key_of_fields(const uint32_t* f) {
+  PipelineKey key{};
+  key.op = Op(f[0]);
+  key.plan.kernel = KernelKind(f[1]);
+  key.plan.words_per_thread = f[2];
+  key.plan.lanes_per_row = f[3];
+  key.plan.vector = f[4] != 0;
+  key.plan.prefetch = f[5] != 0;
+  key.dtype = DType(f[6]);
+  key.tensor_types = f[7];
+  key.scalars = f[8];
+  key.activation = Activation(f[9]);
+  key.round_before_weight = f[10] != 0;
+  key.round_intermediates = f[11] != 0;
+  try {
+    return 1 + packed(key);
+  } catch (const std::logic_error&) {
+    return 0;
+  }
+}
+
 extern "C" float inverse(int64_t dim) {
   return inverse_of(dim);
 }
 
 extern "C" int aligned(const int64_t* strides, int64_t byte_offset, int type, int dtype) {
   return rows_aligned({strides[0], strides[1], strides[2], 1, 1}, byte_offset,
-                      operand_type_of(DType(type)), DType(dtype));
+                      tensor_type_of(DType(type)), DType(dtype));
 }
 """
 
@@ -95,7 +118,8 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     (directory / "bindings.cpp").write_text(BINDINGS)
     command = [*os.environ.get("CXX", "c++").split(), "-std=c++20", "-Wall", "-Wextra", "-Werror"]
     command += ["-shared", "-fPIC", f"-I{ROOT}", str(directory / "bindings.cpp")]
-    command += [str(ROOT / "csrc/mps/plan.cpp"), "-o", str(directory / "plan.so")]
+    command += [str(ROOT / f"csrc/mps/{name}.cpp") for name in ("plan", "pipeline_key")]
+    command += ["-o", str(directory / "plan.so")]
     subprocess.run(command, check=True)
     loaded = ctypes.CDLL(str(directory / "plan.so"))
     loaded.plan.restype = ctypes.c_char_p
@@ -122,6 +146,8 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
         ctypes.c_int,
         ctypes.c_void_p,
     ]
+    loaded.key_of_fields.argtypes = [ctypes.c_void_p]
+    loaded.key_of_fields.restype = ctypes.c_uint64
     loaded.inverse.argtypes, loaded.inverse.restype = [ctypes.c_int64], ctypes.c_float
     loaded.aligned.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_int]
     return loaded
@@ -207,6 +233,32 @@ def test_the_sum_depends_on_dim_and_dtype_alone(library: ctypes.CDLL, dtype: str
             assert order(plan(library, dtype, rows, dim, choice="scalar")) == expected
 
 
+# How many values each field of a pipeline's key has: ops, kernels, words, lanes, vector, prefetch,
+# dtypes, types of 8 tensors, scalars among them, activations, both roundings.
+KEY_FIELDS = [len(OPS), 3, 5, 33, 2, 2, 3, 1 << 16, 1 << 8, 4, 2, 2]
+
+
+def test_pipeline_keys_do_not_alias(library: ctypes.CDLL) -> None:
+    """Each value of a field gives a key of its own, whatever the others are; one too many is told,
+    as a fifth activation without room for it would be."""
+
+    def key(fields: list[int]) -> int:
+        return library.key_of_fields((ctypes.c_uint32 * len(fields))(*fields))
+
+    most = [count - 1 for count in KEY_FIELDS]
+    keys = {key([0] * len(most)), key(most)}
+    made = 2
+    for i, count in enumerate(KEY_FIELDS):
+        for base in ([0] * len(most), most):
+            for value in (v for v in {1, 2, count // 2, count - 2} if 0 < v < count - 1):
+                keys.add(key([*base[:i], value, *base[i + 1 :]]))
+                made += 1
+        is_flag = count == 2
+        if not is_flag:
+            assert key([*most[:i], count, *most[i + 1 :]]) == 0
+    assert len(keys) == made and 0 not in keys
+
+
 def test_known_plans(library: ctypes.CDLL) -> None:
     hidden = plan(library, "bfloat16", 1, 2816)
     assert hidden.name == "rms_norm_row_2_bfloat16_vector"
@@ -228,9 +280,9 @@ def test_vector_access_needs_whole_aligned_words(library: ctypes.CDLL) -> None:
     assert plan(library, "float32", 1, 36, choice="vector").vector
     assert plan(library, "float32", 1, 36, choice="").vector
     assert not plan(library, "float32", 1, 36, choice="scalar").vector
-    with pytest.raises(ValueError, match="TORCH_MLXNORM_KERNEL=vector needs rows"):
+    with pytest.raises(ValueError, match="TORCH_MLXNORM_ACCESS=vector needs rows"):
         plan(library, "float32", 1, 35, choice="vector")
-    with pytest.raises(ValueError, match='TORCH_MLXNORM_KERNEL must be .* got "fast"'):
+    with pytest.raises(ValueError, match='TORCH_MLXNORM_ACCESS must be .* got "fast"'):
         plan(library, "float32", 1, 36, choice="fast")
 
 

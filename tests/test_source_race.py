@@ -40,7 +40,7 @@ print("two sums are right")
 def test_simulator_exposes_scratch_shared_by_two_sums(tmp_path: Path) -> None:
     shaders = tmp_path / "shaders"
     shutil.copytree(SHADERS, shaders)
-    kernels = shaders / "kernels.h"
+    kernels = shaders / "norm_kernels.h"
     text = kernels.read_text()
     assert text.count(OWN_SCRATCH) == 1
     kernels.write_text(text.replace(OWN_SCRATCH, SHARED_SCRATCH))
@@ -51,4 +51,5 @@ def test_simulator_exposes_scratch_shared_by_two_sums(tmp_path: Path) -> None:
     assert "two sums are right" not in run.stdout
     (error,) = [line for line in run.stderr.splitlines() if "simulated Metal:" in line]
     assert "data race on threadgroup memory" in error
-    assert "fused_post_attn_triple_norm_row_2_float32_vector" in error and "shaders/row.h" in error
+    assert "fused_post_attn_triple_norm_row_2_float32_vector" in error
+    assert "shaders/reduce.h" in error

@@ -34,7 +34,7 @@ def test_jagged_tensors_run_on_their_values(device: str, op: Op) -> None:
         expected = call()
         results = ragged()
         assert_all_same_bits([r.values() for r in results], expected)
-        like = ragged[op.activations[-1]]
+        like = ragged[op.inputs[-1]]
         assert all(r.is_nested and r.shape == like.shape for r in results)
         total = results[0] + like  # as ragged as the input
         assert torch.equal(total.values(), expected[0] + like.values())
@@ -80,7 +80,7 @@ def test_jagged_tensors_beside_others(op: Op) -> None:
     ragged = nested(call)
     for name in op.named("weight"):
         refused(ragged.having(**{name: ragged[op.first]}), f"{name} must not be nested")
-    for name in op.activations:
+    for name in op.inputs:
         others = [n for n in call.rowwise if n != name]
         if not others:
             continue

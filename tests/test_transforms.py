@@ -86,7 +86,7 @@ def test_vmap_over_what_rows_share(device: str, op: Op) -> None:
     for scale in op.scale_kinds[:2]:
         call = op.call((4,), 24, torch.float32, device, scale=scale)
         for name in op.named("weight", "scale"):
-            for rows in ([], op.activations[:1]):
+            for rows in ([], op.inputs[:1]):
                 dims: dict[str, int | None] = {name: 0, **dict.fromkeys(rows, 0)}
                 assert_folded(batched(call, dims), dims, calls=BATCH)
 
@@ -182,10 +182,10 @@ def autocast(device: str) -> torch.autocast:
     return torch.autocast(device, dtype=torch.bfloat16)
 
 
-@each_op_that(lambda op: len(op.named("activation", "experts")) > 1)
+@each_op_that(lambda op: len(op.named("input", "experts")) > 1)
 def test_autocast_promotes_activations(device: str, op: Op) -> None:
     """To the widest dtype among them, as PyTorch's promoting ops do."""
-    names = op.named("activation", "experts")
+    names = op.named("input", "experts")
     for dtypes in itertools.product([F32, BF16, F16], repeat=len(names)):
         call = op.call((4,), 24, torch.float32, device)
         for name, dtype in zip(names, dtypes, strict=True):

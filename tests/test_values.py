@@ -68,7 +68,7 @@ def test_options(
 @each_op
 def test_eps_and_weight_offset(device: str, op: Op, dtype: torch.dtype) -> None:
     call = op.call((5,), 200, dtype, device)
-    small = call.mapped(lambda t: 1e-3 * t, op.named("activation", "experts"))
+    small = call.mapped(lambda t: 1e-3 * t, op.named("input", "experts"))
     for eps, offset in itertools.product([0.0, 1e-6, 1e-2, None], [0.0, 1.0, -0.5]):
         check(small.under(eps=eps, weight_offset=offset))
 
@@ -227,7 +227,7 @@ def test_huge_float16_does_not_overflow_the_sum(device: str) -> None:
 def test_huge_float16(device: str, op: Op) -> None:
     """Everything computed from it stays in float32, unless it is to be rounded."""
     call = op.call((3,), 1000, torch.float16, device)
-    huge = call.mapped(lambda t: (1e4 * t).clamp(-3e4, 3e4), op.named("activation", "experts"))
+    huge = call.mapped(lambda t: (1e4 * t).clamp(-3e4, 3e4), op.named("input", "experts"))
     huge = huge.mapped(lambda t: 0.1 * t, op.operands)
     assert all(result.isfinite().all() for result in check(huge))
     if op.rounds:
@@ -238,7 +238,7 @@ def test_huge_float16(device: str, op: Op) -> None:
 def test_sums_past_float16_are_infinite_when_rounded_only(device: str, op: Op) -> None:
     optional_scale = [name for name in op.named("scale") if op.tensors[name].optional]
     huge = op.call((2,), 64, torch.float16, device, missing=optional_scale)
-    values = {"activation": 6e4, "experts": 6e4, "weight": 6e3, "scale": 0.5}
+    values = {"input": 6e4, "experts": 6e4, "weight": 6e3, "scale": 0.5}
     for role, value in values.items():
         huge = huge.mapped(lambda t, value=value: torch.full_like(t, value), op.named(role))
     kept, rounded = check(huge), check(huge.under(round_intermediates=True))
@@ -253,7 +253,7 @@ def test_sums_past_float16_are_infinite_when_rounded_only(device: str, op: Op) -
 def test_denormals(device: str, op: Op, dtype: torch.dtype) -> None:
     tiny = torch.finfo(dtype).smallest_normal / 16
     call = op.call((3,), 100, dtype, device)
-    check(call.mapped(lambda t: tiny * t, op.named("activation", "experts")))
+    check(call.mapped(lambda t: tiny * t, op.named("input", "experts")))
     for name in op.operands:
         check(call.mapped(lambda t: tiny * t, [name]))
 

@@ -11,13 +11,13 @@ from torch import Tensor
 
 import torch_mlxnorm
 from torch_mlxnorm import reference
-from torch_mlxnorm._roles import Role, role
+from torch_mlxnorm._roles import OPS, Role
 
 ScaleKind = Literal["one", "dim", "rows"]
 TOP_K = 8  # experts a token
 
 
-def activations(shape: list[int], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+def realistic(shape: list[int], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
     """Like a residual stream: most channels near 1, a few larger by orders of magnitude."""
     channels = torch.exp(torch.randn(shape[-1], generator=generator))
     return (torch.randn(shape, generator=generator) * channels).to(dtype)
@@ -36,30 +36,22 @@ class Operator:
     @classmethod
     def named(cls, name: str) -> Operator:
         arguments = getattr(torch.ops.mlxnorm, name).out._schema.arguments
-        given = [a for a in arguments if not a.is_out]
-        tensors = [a for a in given if "Tensor" in str(a.type)]
+        tensors, outs = OPS[name], [a.name for a in arguments if a.is_out]
         return cls(
             name,
-            {a.name: role(a.name) for a in tensors},
-            [a.name for a in tensors if "Optional" in str(a.type)],
-            [a.name for a in given if a not in tensors],
-            [a.name for a in arguments if a.is_out],
+            tensors,
+            [a.name for a in arguments if str(a.type) == "Optional[Tensor]"],
+            [a.name for a in arguments if a.name not in (*tensors, *outs)],
+            outs,
         )
 
     @property
     def has_scale(self) -> bool:
-        return "scale" in self.tensors.values()
+        return any(role.endswith("scale") for role in self.tensors.values())
 
 
 def operators() -> list[Operator]:
-    """All that are registered."""
-    prefix, suffix = "mlxnorm::", ".out"
-    registered = (
-        name.removeprefix(prefix).removesuffix(suffix)
-        for name in torch._C._dispatch_get_all_op_names()
-        if name.startswith(prefix) and name.endswith(suffix)
-    )
-    return [Operator.named(name) for name in sorted(registered) if not name.startswith("_")]
+    return [Operator.named(name) for name in sorted(OPS)]
 
 
 @dataclass(frozen=True)
@@ -99,22 +91,22 @@ class Call:
         return (results,) if isinstance(results, Tensor) else tuple(results)
 
     @property
-    def activation(self) -> Tensor:
+    def input(self) -> Tensor:
         """One that is as the results are."""
         roles = self.operator.tensors
-        return next(t for name, t in self.present.items() if roles[name] == "activation")
+        return next(t for name, t in self.present.items() if roles[name] == "input")
 
     @property
     def present(self) -> dict[str, Tensor]:
         return {name: t for name, t in self.tensors.items() if t is not None}
 
     def empty_outs(self) -> tuple[Tensor, ...]:
-        return tuple(torch.empty_like(self.activation) for _ in self.operator.outs)
+        return tuple(torch.empty_like(self.input) for _ in self.operator.outs)
 
     @property
     def bytes_moved(self) -> int:
         """Each input read once, each result written once."""
-        results = len(self.operator.outs) * self.activation.nbytes
+        results = len(self.operator.outs) * self.input.nbytes
         return sum(t.nbytes for t in self.present.values()) + results
 
     def first_row(self) -> Call:
@@ -145,10 +137,11 @@ def make_call(
     operand_dtype = operand_dtype or dtype
     scale_shape = {"one": (1,), "dim": (dim,), "rows": (rows, dim)}[scale]
     make: dict[Role, Callable[[], Tensor]] = {
-        "activation": lambda: activations([rows, dim], dtype, generator),
-        "experts": lambda: activations([rows, TOP_K, dim], dtype, generator),
+        "input": lambda: realistic([rows, dim], dtype, generator),
+        "experts": lambda: realistic([rows, TOP_K, dim], dtype, generator),
         "weight": lambda: normal(dim).to(operand_dtype),
         "scale": lambda: normal(*scale_shape).to(operand_dtype),
+        "elementwise_scale": lambda: normal(*scale_shape).to(operand_dtype),
         "routing_weights": lambda: normal(rows, TOP_K).softmax(-1).to(operand_dtype),
     }
     tensors = {

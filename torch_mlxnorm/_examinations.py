@@ -319,7 +319,7 @@ def values(setting: Setting) -> Iterator[Row]:
 
 def check_values(row: Values, call: Call) -> None:
     wrong = []
-    rounded = rounds_between(call.activation.dtype, call.options)
+    rounded = rounds_between(call.input.dtype, call.options)
     everything = (call.operator.outs, call(), call.reference(), call.magnitudes())
     for name, actual, exact, magnitude in zip(*everything, strict=True):
         comparison = compare(actual, exact, magnitude, rounded=rounded)
@@ -436,7 +436,7 @@ def bandwidth(setting: Setting) -> Iterator[Row]:
 
 
 def time_bandwidth(row: Bandwidth, call: Call, setting: Setting) -> None:
-    outs, moved, like = call.empty_outs(), call.bytes_moved, call.activation
+    outs, moved, like = call.empty_outs(), call.bytes_moved, call.input
     # Ones: of memory that was never written, the system has but one page.
     source = like.new_ones(moved // 2 // like.element_size())
     target = torch.empty_like(source)

@@ -10,23 +10,14 @@ from torch import Tensor
 
 from torch_mlxnorm import _C
 
-# The operators' names, in the order of the README.
-OPS: list[str] = _C.ops()
+Role = Literal["input", "experts", "weight", "scale", "elementwise_scale", "routing_weights"]
 
-Role = Literal["activation", "experts", "weight", "scale", "routing_weights"]
+# Every operator's tensors and what they are, in the order of the README and of the schemas: the
+# tables of csrc/ops.
+OPS: dict[str, dict[str, Role]] = _C.ops()
 
-
-def role(name: str) -> Role:
-    """What an operator's tensor argument of this name is."""
-    special: dict[str, Role] = {
-        "expert_outputs": "experts",
-        "routing_weights": "routing_weights",
-        "scale": "scale",
-        "layer_scalar": "scale",
-        "w2": "weight",
-        "w3": "weight",
-    }
-    return special.get(name, "weight" if "weight" in name else "activation")
+# Of one dtype, the results'. The others, operands, have any.
+INPUTS: tuple[Role, ...] = ("input", "experts")
 
 
 def overloads() -> list[torch._ops.OpOverload]:
@@ -58,13 +49,16 @@ def is_written(op: torch._ops.OpOverload, name: str) -> bool:
 
 def rows_of(op: torch._ops.OpOverload, shapes: Mapping[str, torch.Size]) -> list[str]:
     """The tensors that have rows of their own for each row of the results; the others, such as
-    weights, are shared by all rows. The first tensor is an activation, or the experts."""
-    x = next(iter(shapes.values()))
-    return [
-        name
-        for name, shape in shapes.items()
-        if is_written(op, name)
-        or role(name) in ("activation", "experts", "routing_weights")
-        # rms_norm_mul's may be either.
-        or (name == "scale" and name_of(op) == "rms_norm_mul" and shape == x)
-    ]
+    weights, are shared by all rows. The first tensor is an input, or the experts."""
+    roles = OPS[name_of(op)]
+    first = next(iter(shapes.values()))
+
+    def has_rows(name: str, shape: torch.Size) -> bool:
+        if is_written(op, name):
+            return True
+        role = roles[name]
+        if role == "elementwise_scale":
+            return shape == first
+        return role in (*INPUTS, "routing_weights")
+
+    return [name for name, shape in shapes.items() if has_rows(name, shape)]

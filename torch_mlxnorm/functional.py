@@ -64,14 +64,12 @@ def _options(
     return options
 
 
-def _bind(name: str, *results: str) -> Callable[[tuple[Any, ...], dict[str, Any], Any], Any]:
-    """Both overloads of an operator, looked up once, as ``run(arguments, options, out)``.
-
-    ``results`` names the out arguments in the order of the results; ``run`` adds them to
-    ``options``.
-    """
+def _bind(name: str) -> Callable[[tuple[Any, ...], dict[str, Any], Any], Any]:
+    """Both overloads of an operator, looked up once, as ``run(arguments, options, out)``, which
+    adds the out arguments to ``options``."""
     packet = getattr(torch.ops.mlxnorm, name)
     functional, write = packet.default, packet.out
+    results = [argument.name for argument in write._schema.arguments if argument.is_out]
     count = len(results)
 
     def run(arguments: tuple[Any, ...], options: dict[str, Any], out: Any) -> Any:
@@ -96,19 +94,15 @@ def _bind(name: str, *results: str) -> Callable[[tuple[Any, ...], dict[str, Any]
     return run
 
 
-_rms_norm = _bind("rms_norm", "out")
-_rms_norm_mul = _bind("rms_norm_mul", "out")
-_rms_norm_triple = _bind("rms_norm_triple", "out_a", "out_b", "out_c")
-_add_rms_norm = _bind("add_rms_norm", "out", "residual_out")
-_rms_norm_add = _bind("rms_norm_add", "out")
-_rms_norm_add_rms_norm = _bind("rms_norm_add_rms_norm", "residual_out", "out")
-_fused_post_attn_triple_norm = _bind(
-    "fused_post_attn_triple_norm", "residual_out", "out_a", "out_b", "out_c"
-)
-_fused_post_ff_norm2_endlayer = _bind("fused_post_ff_norm2_endlayer", "mlp_down", "hidden")
-_fused_moe_wsum_post_ff_norm2_endlayer = _bind(
-    "fused_moe_wsum_post_ff_norm2_endlayer", "mlp_down", "hidden"
-)
+_rms_norm = _bind("rms_norm")
+_rms_norm_mul = _bind("rms_norm_mul")
+_rms_norm_triple = _bind("rms_norm_triple")
+_add_rms_norm = _bind("add_rms_norm")
+_rms_norm_add = _bind("rms_norm_add")
+_rms_norm_add_rms_norm = _bind("rms_norm_add_rms_norm")
+_fused_post_attn_triple_norm = _bind("fused_post_attn_triple_norm")
+_fused_post_ff_norm2_endlayer = _bind("fused_post_ff_norm2_endlayer")
+_fused_moe_wsum_post_ff_norm2_endlayer = _bind("fused_moe_wsum_post_ff_norm2_endlayer")
 
 
 def rms_norm(

@@ -18,13 +18,10 @@ import torch
 from torch import Tensor
 
 from torch_mlxnorm import functional
-from torch_mlxnorm._roles import OPS, role
+from torch_mlxnorm._roles import INPUTS, OPS
 from torch_mlxnorm.functional import Activation, CastingMode
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-
-# As csrc counts operands (shaders/params.h): four weights, the scale, routing weights.
-_SCALE, _ROUTING_WEIGHTS, _OPERANDS = 4, 5, 6
 
 Operator = str | Callable[..., Any]
 ScaleKind = Literal["one", "many"]
@@ -121,16 +118,16 @@ def warm_up(
         name: str, dtype: torch.dtype, dim: int, present: tuple[str, ...], one: bool
     ) -> None:
         call = calls[name]
-        operands: list[Tensor | None] = [None] * _OPERANDS
-        for operand in present:
-            own = by_name.get(operand, default or dtype)
-            operands[call.operands[operand]] = _like(own, device)
+        tensors: dict[str, Tensor | None] = dict.fromkeys(call.tensors)
+        for tensor in present:
+            own = by_name.get(tensor, default or dtype) if tensor in call.operands else dtype
+            tensors[tensor] = _like(own, device)
         torch.ops.mlxnorm._warm_up(
             _like(dtype, device),
             name,
             dim,
-            operands,
-            one,
+            list(tensors.values()),
+            [one and tensor in call.scales for tensor in tensors],
             unaligned,
             activation if "activation" in call.options else "none",
             casting_mode,
@@ -152,38 +149,30 @@ class _Arguments:
     """Of an operator."""
 
     def __init__(self, name: str) -> None:
-        self.operands: dict[str, int] = {}  # with their numbers
-        self.optional: list[str] = []
-        self.options: list[str] = []
-        weights = 0
-        for argument in getattr(torch.ops.mlxnorm, name).default._schema.arguments:
-            if "Tensor" not in str(argument.type):
-                self.options.append(argument.name)
-            elif role(argument.name) == "scale":
-                self.operands[argument.name] = _SCALE
-            elif role(argument.name) == "routing_weights":
-                self.operands[argument.name] = _ROUTING_WEIGHTS
-            elif role(argument.name) == "weight":
-                self.operands[argument.name] = weights
-                weights += 1
-            if str(argument.type) == "Optional[Tensor]":
-                self.optional.append(argument.name)
+        self.tensors = OPS[name]
+        self.operands = [n for n, role in self.tensors.items() if role not in INPUTS]
+        self.scales = [n for n, role in self.tensors.items() if role.endswith("scale")]
+        arguments = getattr(torch.ops.mlxnorm, name).default._schema.arguments
+        self.optional = [a.name for a in arguments if str(a.type) == "Optional[Tensor]"]
+        self.options = [a.name for a in arguments if a.name not in self.tensors]
 
     def variants(
         self, missing: frozenset[str] | None, scale: ScaleKind | None
     ) -> Iterator[tuple[tuple[str, ...], bool]]:
-        """The operands that are there, and whether the scale has one element."""
-        if missing is None:
-            choices = [(False, True)[: 1 + (name in self.optional)] for name in self.operands]
-        else:
-            choices = [(name in missing,) for name in self.operands]
-        for left_out in product(*choices):
-            pairs = zip(self.operands, left_out, strict=True)
+        """The tensors that are there, and whether the scale has one element."""
+        for left_out in product(*(self._choices(name, missing) for name in self.tensors)):
+            pairs = zip(self.tensors, left_out, strict=True)
             present = tuple(name for name, is_left_out in pairs if not is_left_out)
-            scaled = any(self.operands[name] == _SCALE for name in present)
+            scaled = any(name in self.scales for name in present)
             for kind in get_args(ScaleKind) if scaled else ("many",):
                 if not scaled or scale in (None, kind):
                     yield present, kind == "one"
+
+    def _choices(self, name: str, missing: frozenset[str] | None) -> tuple[bool, ...]:
+        """Whether a tensor is left out."""
+        if name not in self.optional:
+            return (False,)
+        return (False, True) if missing is None else (name in missing,)
 
 
 def _like(dtype: torch.dtype, device: torch.device | str | None) -> Tensor:

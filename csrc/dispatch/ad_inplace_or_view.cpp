@@ -31,9 +31,9 @@ void count_versions(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
 }  // namespace
 
 TORCH_LIBRARY_IMPL(mlxnorm, ADInplaceOrView, m) {
-#define MLXNORM_COUNT_VERSIONS(op) register_out<count_versions>(m, #op);
-  MLXNORM_FOR_EACH_OP(MLXNORM_COUNT_VERSIONS)
-#undef MLXNORM_COUNT_VERSIONS
+  for (const OpTable& op : kOps) {
+    register_out<count_versions>(m, op_name(op.op));
+  }
 }
 
 }  // namespace mlxnorm

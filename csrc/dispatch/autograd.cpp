@@ -142,11 +142,7 @@ TORCH_LIBRARY_IMPL(mlxnorm, Meta, m) {
 }
 
 TORCH_LIBRARY_IMPL(mlxnorm, Autograd, m) {
-#define MLXNORM_INFERENCE_ONLY(op)             \
-  register_functional<inference_only>(m, #op); \
-  register_out<inference_only>(m, #op);
-  MLXNORM_FOR_EACH_OP(MLXNORM_INFERENCE_ONLY)
-#undef MLXNORM_INFERENCE_ONLY
+  register_for_every_op<inference_only>(m);
 }
 
 }  // namespace mlxnorm

@@ -5,7 +5,7 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/library.h>
 
-#include "../types.h"
+#include "../ops/ops.h"
 
 namespace mlxnorm {
 
@@ -49,6 +49,15 @@ void register_functional(torch::Library& m, const std::string& op) {
 template <BoxedKernel kernel>
 void register_out(torch::Library& m, const std::string& op) {
   m.impl((op + ".out").c_str(), torch::CppFunction::makeFromBoxedFunction<kernel>());
+}
+
+// One kernel for both overloads of every op.
+template <BoxedKernel kernel>
+void register_for_every_op(torch::Library& m) {
+  for (const OpTable& op : kOps) {
+    register_functional<kernel>(m, op_name(op.op));
+    register_out<kernel>(m, op_name(op.op));
+  }
 }
 
 }  // namespace mlxnorm

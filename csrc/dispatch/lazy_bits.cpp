@@ -60,25 +60,17 @@ void materialize(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
   }
 }
 
-void register_materialize(torch::Library& m) {
-#define MLXNORM_MATERIALIZE(op)             \
-  register_functional<materialize>(m, #op); \
-  register_out<materialize>(m, #op);
-  MLXNORM_FOR_EACH_OP(MLXNORM_MATERIALIZE)
-#undef MLXNORM_MATERIALIZE
-}
-
 }  // namespace
 
 // One kernel under three keys, of which Conjugate is the last to be dispatched to.
 TORCH_LIBRARY_IMPL(mlxnorm, ZeroTensor, m) {
-  register_materialize(m);
+  register_for_every_op<materialize>(m);
 }
 TORCH_LIBRARY_IMPL(mlxnorm, Negative, m) {
-  register_materialize(m);
+  register_for_every_op<materialize>(m);
 }
 TORCH_LIBRARY_IMPL(mlxnorm, Conjugate, m) {
-  register_materialize(m);
+  register_for_every_op<materialize>(m);
 }
 
 }  // namespace mlxnorm

@@ -1,13 +1,13 @@
 // Meta and fake tensors: the real checks, and the shape of the results.
 #include <ATen/ops/empty_like.h>
 
-#include "../kernels.h"
+#include "../register.h"
 
 namespace mlxnorm::meta {
 namespace {
 
 struct Meta {
-  static void check(const NormCall&) {}
+  static void check_limits(const NormCall&) {}
   static at::Tensor empty(const at::Tensor& like) {
     return at::empty_like(like, at::MemoryFormat::Contiguous);
   }

@@ -7,31 +7,36 @@
 #include <string>
 #include <vector>
 
-#include "../../shaders/params.h"
-#include "../types.h"
+#include "../../shaders/abi.h"
+#include "../ops/ops.h"
 
 namespace mlxnorm::mps {
 
-enum class RowKernel : uint32_t {
+enum class KernelKind : uint32_t {
   simd,  // several rows per threadgroup, lanes_per_row threads each
   row,   // one row per threadgroup, held in registers
-  loop,  // one row per threadgroup, read twice
+  loop,  // one row per threadgroup, read again for every sum and the results
 };
+constexpr int kKernelKinds = 3;
 
-// TORCH_MLXNORM_KERNEL, for A/B runs and debugging.
-enum class KernelChoice { automatic, scalar, vector };
+// How words are moved: at once, or element by element. TORCH_MLXNORM_ACCESS, for A/B runs and
+// debugging.
+enum class Access { automatic, scalar, vector };
 
 // `value` is the environment variable's, or null. Throws std::invalid_argument when unknown.
-KernelChoice parse_kernel_choice(const char* value);
+Access parse_access(const char* value);
+
+// Of a row that is held in registers.
+constexpr uint32_t kMaxWordsPerThread = 4;
 
 struct Plan {
-  RowKernel kernel;
+  KernelKind kernel;
   uint32_t words_per_thread;  // 0 for loop
   uint32_t lanes_per_row;     // simd only, else 32
   uint32_t threads;           // per threadgroup
   uint32_t rows_per_threadgroup;
   bool vector;    // 16-byte access instead of element by element
-  bool prefetch;  // load everything before the first reduction
+  bool prefetch;  // load everything before the first sum
 };
 
 // Up to so many rows a plan prefetches, where its kernel can. Retune on a Mac.
@@ -46,8 +51,8 @@ constexpr float inverse_of(int64_t dim) {
 }
 
 // `aligned`: every row that the kernel touches allows 16-byte access. Throws
-// std::invalid_argument when `choice` is vector and it does not.
-Plan plan_rows(DType dtype, int64_t rows, int64_t dim, bool aligned, KernelChoice choice);
+// std::invalid_argument when `access` is vector and it does not.
+Plan plan_rows(DType dtype, int64_t rows, int64_t dim, bool aligned, Access access);
 
 // One dispatch of a plan; a huge tensor takes several.
 struct Dispatch {
@@ -62,15 +67,19 @@ extern int64_t max_grid_threads;
 
 std::vector<Dispatch> dispatches(const Plan& plan, int64_t rows);
 
-// The boundary on which rows of `type` must begin for vector access beside activations of `dtype`:
-// a word's, or half of one if that is what belongs to a word of activations.
-int64_t alignment_of(OperandType type, DType dtype);
+// The boundary on which rows of `type` must begin for vector access beside inputs of `dtype`: a
+// word's, or half of one if that is what belongs to a word of inputs.
+int64_t alignment_of(TensorType type, DType dtype);
 
 // Do rows of `type` that start at byte_offset and lie as `layout` says all begin so?
-bool rows_aligned(const RowLayout& layout, int64_t byte_offset, OperandType type, DType dtype);
+bool rows_aligned(const RowLayout& layout, int64_t byte_offset, TensorType type, DType dtype);
+
+// A bit for each tensor that is there and read by words, experts among them or not.
+uint32_t tensors_of_words(const OpTable& op, uint32_t tensor_types, uint32_t scalars,
+                          bool with_experts);
 
 // Which buffers a call binds, a bit for each BufferIndex.
-uint32_t bound_buffers(Op op, uint32_t operand_types);
+uint32_t bound_buffers(const OpTable& op, uint32_t tensor_types);
 
 // The name that the kernel was instantiated with: "rms_norm_row_2_float16_vector".
 std::string function_name(Op op, const Plan& plan, DType dtype);

@@ -1,4 +1,4 @@
-// All ops: schema, and the checks that make a NormCall of the arguments.
+// The tables of all ops.
 #pragma once
 
 #include "add_rms_norm.h"
@@ -11,20 +11,17 @@
 #include "rms_norm_mul.h"
 #include "rms_norm_triple.h"
 
-#include <string_view>
-
 namespace mlxnorm {
 
-// Is the argument one of the op's activations, which have one dtype and, but for experts, one
-// shape?
-template <typename Op>
-constexpr bool is_activation(std::string_view argument) {
-  for (const std::string_view name : Op::kActivations) {
-    if (argument == name) {
-      return true;
-    }
-  }
-  return false;
+// By Op.
+inline constexpr OpTable kOps[] = {
+#define MLXNORM_TABLE(op) table_of<ops::op>(Op::op),
+    MLXNORM_FOR_EACH_OP(MLXNORM_TABLE)
+#undef MLXNORM_TABLE
+};
+
+constexpr const OpTable& table_of(Op op) {
+  return kOps[size_t(op)];
 }
 
 }  // namespace mlxnorm

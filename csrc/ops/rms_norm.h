@@ -1,25 +1,17 @@
 // N(x, weight)
 #pragma once
 
-#include "../call.h"
+#include "table.h"
 
 namespace mlxnorm::ops {
 
 struct rms_norm {
-  static constexpr const char* kArguments =
-      "Tensor x, Tensor? weight, "
-      "float? eps=1e-6, *, float weight_offset=0.0, "
-      "str casting_mode=\"gemma\"";
-  static constexpr const char* kActivations[] = {"x"};
-  static constexpr const char* kResults[] = {"out"};
-
-  static NormCall check(const at::Tensor& x, const OptionalTensor& weight,
-                        std::optional<double> eps, double weight_offset,
-                        std::string_view casting_mode) {
-    return NormCall(Op::rms_norm, "x", x)
-        .weight("weight", weight)
-        .options(eps, weight_offset, casting_mode);
-  }
+  static constexpr TensorSpec kTensors[] = {
+      {"x", Role::input},
+      {"weight", Role::weight, Passing::optional},
+  };
+  static constexpr ResultSpec kResults[] = {{"out", "x"}};
+  static constexpr auto& kOptions = kNormOptions;
 };
 
 }  // namespace mlxnorm::ops

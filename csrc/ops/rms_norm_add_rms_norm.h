@@ -1,30 +1,20 @@
 // (r, N(r, next_weight)) with r = (residual + N(x, weight)) * scale
 #pragma once
 
-#include "../call.h"
+#include "table.h"
 
 namespace mlxnorm::ops {
 
 struct rms_norm_add_rms_norm {
-  static constexpr const char* kArguments =
-      "Tensor x, Tensor residual, Tensor? weight, Tensor? next_weight, "
-      "float? eps=1e-6, *, Tensor? scale=None, float weight_offset=0.0, "
-      "str casting_mode=\"gemma\", bool round_intermediates=False";
-  static constexpr const char* kActivations[] = {"x", "residual"};
-  static constexpr const char* kResults[] = {"residual_out", "out"};
-
-  static NormCall check(const at::Tensor& x, const at::Tensor& residual,
-                        const OptionalTensor& weight, const OptionalTensor& next_weight,
-                        std::optional<double> eps, const OptionalTensor& scale,
-                        double weight_offset, std::string_view casting_mode,
-                        bool round_intermediates) {
-    return NormCall(Op::rms_norm_add_rms_norm, "x", x)
-        .input("residual", residual)
-        .weight("weight", weight)
-        .weight("next_weight", next_weight)
-        .scale("scale", scale)
-        .options(eps, weight_offset, casting_mode, round_intermediates);
-  }
+  static constexpr TensorSpec kTensors[] = {
+      {"x", Role::input},
+      {"residual", Role::input},
+      {"weight", Role::weight, Passing::optional},
+      {"next_weight", Role::weight, Passing::optional},
+      {"scale", Role::scale, Passing::keyword},
+  };
+  static constexpr ResultSpec kResults[] = {{"residual_out", "x"}, {"out", "x"}};
+  static constexpr auto& kOptions = kFusedOptions;
 };
 
 }  // namespace mlxnorm::ops

@@ -4,10 +4,8 @@
 #include <torch/csrc/utils/pybind.h>
 
 #include <cstring>
-#include <memory>
 #include <optional>
 #include <string>
-#include <vector>
 
 #include "../record.h"
 
@@ -15,16 +13,23 @@ namespace py = pybind11;
 
 namespace {
 
-std::vector<std::string> ops() {
-#define MLXNORM_NAME(op) #op,
-  return {MLXNORM_FOR_EACH_OP(MLXNORM_NAME)};
-#undef MLXNORM_NAME
+// Each op's tensors with their roles, in the order of the README and of the schemas.
+py::dict ops() {
+  py::dict result;
+  for (const mlxnorm::OpTable& op : mlxnorm::kOps) {
+    py::dict roles;
+    for (const mlxnorm::TensorSpec& tensor : op.tensors) {
+      roles[tensor.name] = mlxnorm::name(tensor.role);
+    }
+    result[mlxnorm::op_name(op.op)] = roles;
+  }
+  return result;
 }
 
 // Python can make an object without calling __init__. Memory of zeros, which pybind11 takes from
 // here then, holds no record.
 struct OwnedRecord {
-  std::unique_ptr<mlxnorm::RmsNormRecord> record;
+  mlxnorm::RecordPointer record;
 
   static void* operator new(size_t size) { return std::memset(::operator new(size), 0, size); }
   static void operator delete(void* p) { ::operator delete(p); }
@@ -48,7 +53,7 @@ PYBIND11_MODULE(_C, m) {
            torch::wrap_pybind_function_no_gil([](const OwnedRecord& owned, const at::Tensor& x,
                                                  const mlxnorm::OptionalTensor& weight,
                                                  const at::Tensor& out) {
-             TORCH_CHECK(owned.record != nullptr,
+             TORCH_CHECK(owned.record.defined(),
                          "mlxnorm::RmsNormRecord: nothing was baked: __init__ was not called");
              (*owned.record)(x, weight, out);
            }),

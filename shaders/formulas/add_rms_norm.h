@@ -1,5 +1,6 @@
 // r = x + residual
 // out = N(r, weight)
+// residual_out = r
 #pragma once
 
 #include "formula.h"
@@ -8,18 +9,18 @@ namespace mlxnorm {
 namespace formula {
 
 struct add_rms_norm {
-  enum Input { kX, kResidual };
-  enum { kInputs = 2, kWeights = 1, kOutputs = 2, kHasScale = 0 };
+  enum Tensor { kX, kResidual, kWeight, kTensors };
+  enum Result { kOut, kResidualOut, kResults };
   enum { kSums = 1, kKeepFirst = 1 };
 
-  template <typename Row, typename Values = typename Row::Values>
-  static METAL_FUNC Values first(Row row) {
-    return row.rounded(row.input(kX) + row.input(kResidual));
+  template <typename Piece, typename Values = typename Piece::Values>
+  static METAL_FUNC Values first_sum(Piece piece) {
+    return piece.rounded(piece.input(kX) + piece.input(kResidual));
   }
 
-  template <typename Row, typename Values = typename Row::Values>
-  static METAL_FUNC Outputs<Values, kOutputs> finish(Row row, Values r) {
-    return {{row.norm(r, 0), r}};
+  template <typename Piece, typename Values = typename Piece::Values>
+  static METAL_FUNC Results<Values, kResults> finish(Piece piece, Values r) {
+    return {{norm(piece, r, kWeight), r}};
   }
 };
 

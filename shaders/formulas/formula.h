@@ -1,26 +1,25 @@
 // What an op computes, row by row, written once for Metal and the CPU.
 //
 // A formula is a struct of static functions that are called for each piece of a row that a thread
-// handles at once. `Row` stands for that piece; shaders/kernels.h and csrc/cpu/isa/kernel.h have
-// one each. Its Values are float32, with +, *, / and exp_of_negative(x). No base classes: Metal has
-// none.
+// handles at once; shaders/piece.h and csrc/cpu/isa/piece.h have a Piece each. Its Values are
+// float32, with +, *, / and exp_of_negative(x). No base classes: Metal has none.
 //
-//   first(row)              what the first sum of squares is over; kKeepFirst if that is more than
-//                           reading an input, so that it is worth keeping
-//   second(row, x)          what the second one is over, if kSums is 2; x is what first() gave
-//   finish(row, x)          the outputs, from what the last sum was over; everything that is
-//                           written has been read before
+//   enum Tensor, Result         the op's tensors and results, in the order of its table (csrc/ops/)
+//   first_sum(piece)            what the first sum of squares is over; kKeepFirst if that is more
+//                               than reading an input, so that it is worth keeping
+//   second_sum(piece, x)        what the second one is over, if kSums is 2; x is what the first was
+//   finish(piece, x)            the results, from what the last sum was over; everything that is
+//                               written has been read before
 //
-//   row.input(i)            input i, in the order of the schema
-//   row.norm(x, i)          x / rms(x) * (weight i + weight_offset), where x is what the last sum
-//                           was over
-//   row.scaled(x)           x * scale, or x when there is none
-//   row.activated_scale()   activation(scale)
-//   row.expert_sum()        the sum over experts of routing weight * input 0
-//   row.rounded(x)          rounded as storing it in a tensor would, if round_intermediates
+//   piece.input(t)              input t
+//   piece.operand(t)            operand t: any type, one element or a row of them; piece.has(t)
+//   piece.rounded(x)            rounded as storing it in a tensor would, if round_intermediates
+//   piece.rounded_as(t, x)      the same, as storing it in tensor t would
+//
+// and the steps below, which are made of these.
 #pragma once
 
-#include "../params.h"
+#include "../abi.h"
 
 #ifndef __METAL_VERSION__
 #define METAL_FUNC inline
@@ -29,19 +28,41 @@
 namespace mlxnorm {
 
 template <typename Values, int n>
-struct Outputs {
+struct Results {
   Values values[n];
 };
 
-// input i + N(x, weight j), as two steps.
-template <typename Row, typename Values>
-METAL_FUNC Values input_plus_norm(Row row, int i, Values x, int j) {
-  return row.rounded(row.input(i) + row.rounded(row.norm(x, j)));
+// N(x, weight): x / rms(x) * (weight + weight_offset), where x is what the last sum was over.
+template <typename Piece, typename Values>
+METAL_FUNC Values norm(Piece piece, Values x, int weight) {
+  x = x * piece.inverse_rms;
+  if (!piece.has(weight)) {
+    return x;
+  }
+  if (piece.rounds_before_weight()) {
+    x = piece.as_stored(x);
+  }
+  return x * (piece.operand(weight) + piece.weight_offset());
+}
+
+// input + N(x, weight), as two steps.
+template <typename Piece, typename Values>
+METAL_FUNC Values plus_norm(Piece piece, int input, Values x, int weight) {
+  return piece.rounded(piece.input(input) + piece.rounded(norm(piece, x, weight)));
+}
+
+// x * scale, or x when there is none.
+template <typename Piece, typename Values>
+METAL_FUNC Values scaled(Piece piece, Values x, int scale) {
+  if (!piece.has(scale)) {
+    return x;
+  }
+  return x * piece.operand(scale);
 }
 
 // As torch.nn.functional has them, by way of sigmoid(x) = 1 / (1 + exp(-x)).
 template <typename Values>
-METAL_FUNC Values activated(uint32_t activation, Values x) {
+METAL_FUNC Values apply(uint32_t activation, Values x) {
   switch (activation) {
     case kSilu:
       return x / (exp_of_negative(x) + 1.0f);
@@ -54,6 +75,26 @@ METAL_FUNC Values activated(uint32_t activation, Values x) {
     default:
       return x;
   }
+}
+
+// activation(operand)
+template <typename Piece, typename Values = typename Piece::Values>
+METAL_FUNC Values activated(Piece piece, int operand) {
+  const uint32_t activation = piece.activation();
+  if (activation == kNoActivation) {
+    return piece.operand(operand);
+  }
+  return piece.rounded_as(operand, apply(activation, piece.operand(operand)));
+}
+
+// The sum over experts k of routing_weights[k] * experts[k].
+template <typename Piece, typename Values = typename Piece::Values>
+METAL_FUNC Values expert_sum(Piece piece, int experts, int routing_weights) {
+  Values sum = piece.filled(0.0f);
+  for (typename Piece::Index k = 0; k < piece.top_k(); ++k) {
+    sum = fma(piece.element(routing_weights, k), piece.expert(experts, k), sum);
+  }
+  return sum;
 }
 
 }  // namespace mlxnorm

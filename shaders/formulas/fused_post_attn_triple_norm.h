@@ -1,4 +1,5 @@
 // r = hidden + N(attn_out, post_attn_weight)
+// residual_out = r
 // out_a = N(r, weight_a)
 // out_b = N(r, weight_b)
 // out_c = N(r, weight_c)
@@ -10,24 +11,23 @@ namespace mlxnorm {
 namespace formula {
 
 struct fused_post_attn_triple_norm {
-  enum Input { kHidden, kAttnOut };
-  enum Weight { kPostAttn, kA, kB, kC };
-  enum { kInputs = 2, kWeights = 4, kOutputs = 4, kHasScale = 0 };
+  enum Tensor { kHidden, kAttnOut, kPostAttnWeight, kWeightA, kWeightB, kWeightC, kTensors };
+  enum Result { kResidualOut, kOutA, kOutB, kOutC, kResults };
   enum { kSums = 2, kKeepFirst = 0 };
 
-  template <typename Row, typename Values = typename Row::Values>
-  static METAL_FUNC Values first(Row row) {
-    return row.input(kAttnOut);
+  template <typename Piece, typename Values = typename Piece::Values>
+  static METAL_FUNC Values first_sum(Piece piece) {
+    return piece.input(kAttnOut);
   }
 
-  template <typename Row, typename Values = typename Row::Values>
-  static METAL_FUNC Values second(Row row, Values attn_out) {
-    return input_plus_norm(row, kHidden, attn_out, kPostAttn);
+  template <typename Piece, typename Values = typename Piece::Values>
+  static METAL_FUNC Values second_sum(Piece piece, Values attn_out) {
+    return plus_norm(piece, kHidden, attn_out, kPostAttnWeight);
   }
 
-  template <typename Row, typename Values = typename Row::Values>
-  static METAL_FUNC Outputs<Values, kOutputs> finish(Row row, Values r) {
-    return {{r, row.norm(r, kA), row.norm(r, kB), row.norm(r, kC)}};
+  template <typename Piece, typename Values = typename Piece::Values>
+  static METAL_FUNC Results<Values, kResults> finish(Piece piece, Values r) {
+    return {{r, norm(piece, r, kWeightA), norm(piece, r, kWeightB), norm(piece, r, kWeightC)}};
   }
 };
 

@@ -8,24 +8,23 @@ namespace mlxnorm {
 namespace formula {
 
 struct fused_post_ff_norm2_endlayer {
-  enum Input { kAttnOut, kMoeAccum, kResidual };
-  enum Weight { kW2, kW3 };
-  enum { kInputs = 3, kWeights = 2, kOutputs = 2, kHasScale = 1 };
+  enum Tensor { kAttnOut, kMoeAccum, kResidual, kW2, kW3, kLayerScalar, kTensors };
+  enum Result { kMlpDown, kHidden, kResults };
   enum { kSums = 2, kKeepFirst = 0 };
 
-  template <typename Row, typename Values = typename Row::Values>
-  static METAL_FUNC Values first(Row row) {
-    return row.input(kMoeAccum);
+  template <typename Piece, typename Values = typename Piece::Values>
+  static METAL_FUNC Values first_sum(Piece piece) {
+    return piece.input(kMoeAccum);
   }
 
-  template <typename Row, typename Values = typename Row::Values>
-  static METAL_FUNC Values second(Row row, Values moe_accum) {
-    return input_plus_norm(row, kAttnOut, moe_accum, kW2);
+  template <typename Piece, typename Values = typename Piece::Values>
+  static METAL_FUNC Values second_sum(Piece piece, Values moe_accum) {
+    return plus_norm(piece, kAttnOut, moe_accum, kW2);
   }
 
-  template <typename Row, typename Values = typename Row::Values>
-  static METAL_FUNC Outputs<Values, kOutputs> finish(Row row, Values mlp_down) {
-    return {{mlp_down, row.scaled(input_plus_norm(row, kResidual, mlp_down, kW3))}};
+  template <typename Piece, typename Values = typename Piece::Values>
+  static METAL_FUNC Results<Values, kResults> finish(Piece piece, Values mlp_down) {
+    return {{mlp_down, scaled(piece, plus_norm(piece, kResidual, mlp_down, kW3), kLayerScalar)}};
   }
 };
 

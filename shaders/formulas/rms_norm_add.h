@@ -7,18 +7,18 @@ namespace mlxnorm {
 namespace formula {
 
 struct rms_norm_add {
-  enum Input { kX, kResidual };
-  enum { kInputs = 2, kWeights = 1, kOutputs = 1, kHasScale = 1 };
+  enum Tensor { kX, kResidual, kWeight, kScale, kTensors };
+  enum Result { kOut, kResults };
   enum { kSums = 1, kKeepFirst = 0 };
 
-  template <typename Row, typename Values = typename Row::Values>
-  static METAL_FUNC Values first(Row row) {
-    return row.input(kX);
+  template <typename Piece, typename Values = typename Piece::Values>
+  static METAL_FUNC Values first_sum(Piece piece) {
+    return piece.input(kX);
   }
 
-  template <typename Row, typename Values = typename Row::Values>
-  static METAL_FUNC Outputs<Values, kOutputs> finish(Row row, Values x) {
-    return {{row.scaled(input_plus_norm(row, kResidual, x, 0))}};
+  template <typename Piece, typename Values = typename Piece::Values>
+  static METAL_FUNC Results<Values, kResults> finish(Piece piece, Values x) {
+    return {{scaled(piece, plus_norm(piece, kResidual, x, kWeight), kScale)}};
   }
 };
 

@@ -1,4 +1,5 @@
 // r = (residual + N(x, weight)) * scale
+// residual_out = r
 // out = N(r, next_weight)
 #pragma once
 
@@ -8,24 +9,23 @@ namespace mlxnorm {
 namespace formula {
 
 struct rms_norm_add_rms_norm {
-  enum Input { kX, kResidual };
-  enum Weight { kWeight, kNextWeight };
-  enum { kInputs = 2, kWeights = 2, kOutputs = 2, kHasScale = 1 };
+  enum Tensor { kX, kResidual, kWeight, kNextWeight, kScale, kTensors };
+  enum Result { kResidualOut, kOut, kResults };
   enum { kSums = 2, kKeepFirst = 0 };
 
-  template <typename Row, typename Values = typename Row::Values>
-  static METAL_FUNC Values first(Row row) {
-    return row.input(kX);
+  template <typename Piece, typename Values = typename Piece::Values>
+  static METAL_FUNC Values first_sum(Piece piece) {
+    return piece.input(kX);
   }
 
-  template <typename Row, typename Values = typename Row::Values>
-  static METAL_FUNC Values second(Row row, Values x) {
-    return row.rounded(row.scaled(input_plus_norm(row, kResidual, x, kWeight)));
+  template <typename Piece, typename Values = typename Piece::Values>
+  static METAL_FUNC Values second_sum(Piece piece, Values x) {
+    return piece.rounded(scaled(piece, plus_norm(piece, kResidual, x, kWeight), kScale));
   }
 
-  template <typename Row, typename Values = typename Row::Values>
-  static METAL_FUNC Outputs<Values, kOutputs> finish(Row row, Values r) {
-    return {{r, row.norm(r, kNextWeight)}};
+  template <typename Piece, typename Values = typename Piece::Values>
+  static METAL_FUNC Results<Values, kResults> finish(Piece piece, Values r) {
+    return {{r, norm(piece, r, kNextWeight)}};
   }
 };
 

@@ -7,17 +7,18 @@ namespace mlxnorm {
 namespace formula {
 
 struct rms_norm_mul {
-  enum { kInputs = 1, kWeights = 1, kOutputs = 1, kHasScale = 1 };
+  enum Tensor { kX, kWeight, kScale, kTensors };
+  enum Result { kOut, kResults };
   enum { kSums = 1, kKeepFirst = 0 };
 
-  template <typename Row, typename Values = typename Row::Values>
-  static METAL_FUNC Values first(Row row) {
-    return row.input(0);
+  template <typename Piece, typename Values = typename Piece::Values>
+  static METAL_FUNC Values first_sum(Piece piece) {
+    return piece.input(kX);
   }
 
-  template <typename Row, typename Values = typename Row::Values>
-  static METAL_FUNC Outputs<Values, kOutputs> finish(Row row, Values x) {
-    return {{row.rounded(row.norm(x, 0)) * row.activated_scale()}};
+  template <typename Piece, typename Values = typename Piece::Values>
+  static METAL_FUNC Results<Values, kResults> finish(Piece piece, Values x) {
+    return {{piece.rounded(norm(piece, x, kWeight)) * activated(piece, kScale)}};
   }
 };
 

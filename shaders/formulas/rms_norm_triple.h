@@ -9,17 +9,18 @@ namespace mlxnorm {
 namespace formula {
 
 struct rms_norm_triple {
-  enum { kInputs = 1, kWeights = 3, kOutputs = 3, kHasScale = 0 };
+  enum Tensor { kX, kWeightA, kWeightB, kWeightC, kTensors };
+  enum Result { kOutA, kOutB, kOutC, kResults };
   enum { kSums = 1, kKeepFirst = 0 };
 
-  template <typename Row, typename Values = typename Row::Values>
-  static METAL_FUNC Values first(Row row) {
-    return row.input(0);
+  template <typename Piece, typename Values = typename Piece::Values>
+  static METAL_FUNC Values first_sum(Piece piece) {
+    return piece.input(kX);
   }
 
-  template <typename Row, typename Values = typename Row::Values>
-  static METAL_FUNC Outputs<Values, kOutputs> finish(Row row, Values x) {
-    return {{row.norm(x, 0), row.norm(x, 1), row.norm(x, 2)}};
+  template <typename Piece, typename Values = typename Piece::Values>
+  static METAL_FUNC Results<Values, kResults> finish(Piece piece, Values x) {
+    return {{norm(piece, x, kWeightA), norm(piece, x, kWeightB), norm(piece, x, kWeightC)}};
   }
 };
 

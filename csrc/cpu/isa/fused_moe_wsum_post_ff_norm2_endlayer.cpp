@@ -1,6 +1,7 @@
-#include "../../../shaders/formulas/fused_moe_wsum_post_ff_norm2_endlayer.h"
+#include "../../ops/fused_moe_wsum_post_ff_norm2_endlayer.h"
 
-#include "kernel.h"
+#include "../../../shaders/formulas/fused_moe_wsum_post_ff_norm2_endlayer.h"
+#include "norm_rows.h"
 
 namespace mlxnorm::cpu::CPU_CAPABILITY {
 MLXNORM_DEFINE_KERNEL(fused_moe_wsum_post_ff_norm2_endlayer)

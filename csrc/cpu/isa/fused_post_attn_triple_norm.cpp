@@ -1,6 +1,7 @@
-#include "../../../shaders/formulas/fused_post_attn_triple_norm.h"
+#include "../../ops/fused_post_attn_triple_norm.h"
 
-#include "kernel.h"
+#include "../../../shaders/formulas/fused_post_attn_triple_norm.h"
+#include "norm_rows.h"
 
 namespace mlxnorm::cpu::CPU_CAPABILITY {
 MLXNORM_DEFINE_KERNEL(fused_post_attn_triple_norm)

@@ -1,6 +1,7 @@
-#include "../../../shaders/formulas/rms_norm_add.h"
+#include "../../ops/rms_norm_add.h"
 
-#include "kernel.h"
+#include "../../../shaders/formulas/rms_norm_add.h"
+#include "norm_rows.h"
 
 namespace mlxnorm::cpu::CPU_CAPABILITY {
 MLXNORM_DEFINE_KERNEL(rms_norm_add)

@@ -1,10 +1,10 @@
-#include "metal.h"
+#include "pipeline.h"
 
+#include <ATen/mps/MPSDevice.h>
 #include <c10/util/Exception.h>
 #include <dispatch/dispatch.h>
 
 #include <chrono>
-#include <cstdlib>
 #include <cstring>
 #include <mutex>
 
@@ -26,14 +26,14 @@ id<MTLDevice> mps_device() {
 
 const EmbeddedLibrary& embedded_library(Op op) {
   for (const EmbeddedLibrary& embedded : kEmbeddedLibraries) {
-    if (std::strcmp(embedded.name, name_of(op)) == 0) {
+    if (std::strcmp(embedded.name, op_name(op)) == 0) {
       return embedded;
     }
   }
-  TORCH_CHECK(false, "mlxnorm: no Metal library is embedded for ", name_of(op));
+  TORCH_CHECK(false, "mlxnorm: no Metal library is embedded for ", op_name(op));
 }
 
-// All kernels of an op; nil when there is no metallib that this system takes.
+// All kernels of an op; nil when there is no metallib, or none that this system takes.
 id<MTLLibrary> load_metallib(Op op) {
   const EmbeddedLibrary& embedded = embedded_library(op);
   if (embedded.metallib_size == 0) {
@@ -101,16 +101,16 @@ MTLFunctionConstantValues* constants_of(const PipelineKey& key) {
   const auto set_uint = [values](const uint32_t& value, FunctionConstant index) {
     [values setConstantValue:&value type:MTLDataTypeUInt atIndex:index];
   };
-  set_uint(key.operand_types, kOperandTypesConstant);
-  set_bool(key.scale_is_scalar, kScaleIsScalarConstant);
+  set_uint(key.tensor_types, kTensorTypesConstant);
+  set_uint(key.scalars, kScalarsConstant);
   set_uint(key.activation, kActivationConstant);
   set_bool(key.round_before_weight, kRoundBeforeWeightConstant);
   set_bool(key.round_intermediates, kRoundIntermediatesConstant);
-  set_bool(key.plan.prefetch, kPrefetchConstant);
+  set_uint(prefetched_tensors(key), kPrefetchConstant);
   set_uint(key.plan.lanes_per_row, kLanesPerRowConstant);
-  const uint32_t buffers = bound_buffers(key.op, key.operand_types);
+  const uint32_t buffers = bound_buffers(table_of(key.op), key.tensor_types);
   for (int i = 0; i < kParamsBuffer; ++i) {
-    set_bool((buffers >> i & 1) != 0, NSUInteger(kHasBufferConstant + i));
+    set_bool(has_bit(buffers, i), NSUInteger(kHasBufferConstant + i));
   }
   return values;
 }
@@ -143,27 +143,6 @@ id<MTLComputePipelineState> make_pipeline(const PipelineKey& key) {
   return state;
 }
 
-// Everything a pipeline depends on, in one word; the thread counts do not enter it.
-uint64_t packed(const PipelineKey& key) {
-  uint64_t word = uint64_t(key.op);
-  const auto append = [&word](uint64_t value, int bits) {
-    TORCH_INTERNAL_ASSERT_DEBUG_ONLY(value >> bits == 0);
-    word = word << bits | value;
-  };
-  append(uint64_t(key.plan.kernel), 2);
-  append(key.plan.words_per_thread, 4);
-  append(key.plan.lanes_per_row, 6);
-  append(key.plan.vector, 1);
-  append(key.plan.prefetch, 1);
-  append(uint64_t(key.dtype), 2);
-  append(key.operand_types, 2 * kOperands);
-  append(key.scale_is_scalar, 1);
-  append(key.activation, 2);
-  append(key.round_before_weight, 1);
-  append(key.round_intermediates, 1);
-  return word;
-}
-
 }  // namespace
 
 id<MTLComputePipelineState> pipeline(const PipelineKey& key) {
@@ -178,11 +157,6 @@ id<MTLComputePipelineState> pipeline(const PipelineKey& key) {
 std::vector<CompiledKernel> compiled_kernels() {
   const std::lock_guard<std::mutex> lock(log().mutex);
   return log().kernels;
-}
-
-KernelChoice kernel_choice() {
-  static const KernelChoice choice = parse_kernel_choice(std::getenv("TORCH_MLXNORM_KERNEL"));
-  return choice;
 }
 
 }  // namespace mlxnorm::mps

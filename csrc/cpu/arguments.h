@@ -10,20 +10,11 @@
 namespace mlxnorm::cpu {
 
 struct NormArguments {
-  const void* inputs[kMaxInputs];
-  RowLayout input_rows[kMaxInputs];
-  const void* operands[kOperands];  // null when absent
-  RowLayout scale_rows;
-  RowLayout routing_rows;
-  void* outputs[kMaxOutputs];  // contiguous
-  uint32_t operand_types;
-  bool scale_is_scalar;
-  bool streaming;  // write past the caches; every row of the outputs is 64-byte aligned
-  int64_t dim;
-  int64_t top_k;
-  int64_t expert_stride;
+  NormLayout layout;
   NormOptions options;
-  Activation activation;
+  const void* tensors[kMaxTensors] = {};  // null where there is none
+  void* results[kMaxResults] = {};
+  bool streaming = false;  // write past the caches; every row of the results is 64-byte aligned
 };
 
 struct NormKernel {
@@ -32,13 +23,14 @@ struct NormKernel {
   bool keeps_rows;
 };
 
+constexpr int64_t kLargestBlock = 32;
+
+// A row of whole blocks.
 constexpr int64_t scratch_size(int64_t dim) {
-  constexpr int64_t kLargestBlock = 32;
   return (dim + kLargestBlock - 1) / kLargestBlock * kLargestBlock;
 }
 
-#define MLXNORM_DECLARE_KERNEL(op) \
-  NormKernel op##_kernel(const NormArguments& arguments, DType dtype);
+#define MLXNORM_DECLARE_KERNEL(op) NormKernel op##_kernel(const NormArguments& arguments);
 
 namespace DEFAULT {
 MLXNORM_FOR_EACH_OP(MLXNORM_DECLARE_KERNEL)

@@ -1,4 +1,4 @@
-#include "isa.h"
+#include "select.h"
 
 #include <ATen/Version.h>
 
@@ -7,7 +7,7 @@
 namespace mlxnorm::cpu {
 namespace {
 
-using Selector = NormKernel (*)(const NormArguments& arguments, DType dtype);
+using Selector = NormKernel (*)(const NormArguments& arguments);
 
 // By Op.
 #define MLXNORM_DEFAULT(op) DEFAULT::op##_kernel,
@@ -37,9 +37,9 @@ const Selector* choose() {
 
 }  // namespace
 
-NormKernel select_kernel(Op op, const NormArguments& arguments, DType dtype) {
+NormKernel select_kernel(Op op, const NormArguments& arguments) {
   static const Selector* const selectors = choose();
-  return selectors[int(op)](arguments, dtype);
+  return selectors[int(op)](arguments);
 }
 
 }  // namespace mlxnorm::cpu

@@ -1,4 +1,4 @@
-// Words of a row: how they are read, computed with, summed and written.
+// Words of a row: how they are read, computed with and written.
 //
 // A row is cut into words of 16 bytes (4 float32 or 8 16-bit elements). Word w belongs to thread
 // w % threads, so neighbouring threads touch neighbouring memory. Only `Access` knows whether a
@@ -8,7 +8,7 @@
 
 #include <metal_stdlib>
 
-#include "params.h"
+#include "abi.h"
 
 using namespace metal;
 using namespace mlxnorm;
@@ -163,8 +163,6 @@ template <typename T>
 struct ValuesOf {
   float v[Element<T>::kPerWord];
 
-  METAL_FUNC ValuesOf rounded() const { return rounded_as<T>(); }
-
   template <typename U>
   METAL_FUNC ValuesOf rounded_as() const {
     ValuesOf result;
@@ -237,55 +235,4 @@ METAL_FUNC ValuesOf<T> fma(float a, ValuesOf<T> b, ValuesOf<T> c) {
     c.v[i] = metal::fma(a, b.v[i], c.v[i]);
   }
   return c;
-}
-
-// ---- sums ------------------------------------------------------------------------------------
-// Their order depends on dim and the dtype alone, and every op sums with these functions, so that
-// fused and single ops agree to the bit.
-
-template <typename T>
-METAL_FUNC float sum_of_squares(ValuesOf<T> values) {
-  float sum = 0.0f;
-#pragma unroll
-  for (int i = 0; i < Element<T>::kPerWord; ++i) {
-    sum = metal::fma(values.v[i], values.v[i], sum);
-  }
-  return sum;
-}
-
-// A sum of any number of terms. What an addition rounds away goes into the next one (Kahan), so the
-// error stays within two roundings where a plain sum's grows with their number.
-struct CompensatedSum {
-  float sum, lost;
-
-  METAL_FUNC void add(float v) {
-    const float term = v + lost;
-    const float next = sum + term;
-    lost = isfinite(next) ? term - (next - sum) : 0.0f;
-    sum = next;
-  }
-};
-
-// Over `lanes` neighbouring threads of a SIMD group, a power of two; the result in each of them.
-METAL_FUNC float lanes_sum(float v, uint lanes) {
-  for (uint distance = lanes / 2; distance > 0; distance /= 2) {
-    v += simd_shuffle_xor(v, ushort(distance));
-  }
-  return v;
-}
-
-// Over the threadgroup, the result in every thread. Each call needs a `partial` of its own: there
-// is no barrier that would let a second call write where the first is still being read.
-METAL_FUNC float threadgroup_sum(float v, threadgroup float* partial, uint simdgroup, uint lane,
-                                 uint simdgroups) {
-  v = lanes_sum(v, kSimdWidth);
-  if (lane == 0) {
-    partial[simdgroup] = v;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  return lanes_sum(lane < simdgroups ? partial[lane] : 0.0f, kSimdWidth);
-}
-
-METAL_FUNC float inverse_rms(float sum_of_squares, float inverse_dim, float eps) {
-  return metal::precise::rsqrt(metal::fma(sum_of_squares, inverse_dim, eps));
 }

@@ -1,0 +1,155 @@
+// Reading, computing with and writing a row with the vectors of the instruction set that this is
+// compiled for, in blocks of two float vectors: what one vector of a 16-bit dtype holds.
+#pragma once
+
+#include <ATen/cpu/vec/functional.h>
+#include <ATen/cpu/vec/vec.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+namespace mlxnorm::cpu::CPU_CAPABILITY {
+namespace {
+
+using Vec = at::vec::Vectorized<float>;
+constexpr int64_t kVec = Vec::size();
+constexpr int64_t kBlock = 2 * kVec;
+
+struct Block {
+  Vec low, high;
+
+  // As an aggregate GCC 12 would pass it through the stack on arm64.
+  Block(Vec low_half, Vec high_half) : low(low_half), high(high_half) {}
+};
+
+inline Block splat(float value) {
+  return {Vec(value), Vec(value)};
+}
+
+template <typename T>
+inline Block load_block(const T* p) {
+  if constexpr (std::is_same_v<T, float>) {
+    return {Vec::loadu(p), Vec::loadu(p + kVec)};
+  } else {
+    const auto [low, high] = at::vec::convert_to_float<T>(at::vec::Vectorized<T>::loadu(p));
+    return {low, high};
+  }
+}
+
+// The first n < kBlock elements; the rest of the block is zero.
+template <typename T>
+inline Block load_block(const T* p, int64_t n) {
+  if constexpr (std::is_same_v<T, float>) {
+    const int64_t low = std::min(n, kVec);
+    return {Vec::loadu(p, low), n > kVec ? Vec::loadu(p + kVec, n - kVec) : Vec(0.0f)};
+  } else {
+    // Zeros of T first: a partial load may leave the other lanes undefined.
+    T elements[kBlock] = {};
+    std::copy_n(p, n, elements);
+    return load_block(elements);
+  }
+}
+
+// In rows: far enough ahead for memory to answer.
+template <typename T>
+inline int64_t prefetch_distance(int64_t dim) {
+  constexpr int64_t kBytes = 4096;
+  return std::max<int64_t>(1, kBytes / int64_t(dim * sizeof(T)));
+}
+
+template <bool kForWriting = false, typename T>
+inline void prefetch_block(const T* p) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  for (int64_t i = 0; i < kBlock; i += kLine) {
+    __builtin_prefetch(p + i, kForWriting);
+  }
+}
+
+// Past the caches: a plain store would first read the line that it overwrites.
+inline void stream_vector(void* p, const void* vector) {
+#if defined(CPU_CAPABILITY_AVX512)
+  _mm512_stream_si512(static_cast<__m512i*>(p), _mm512_loadu_si512(vector));
+#elif defined(CPU_CAPABILITY_AVX2)
+  _mm256_stream_si256(static_cast<__m256i*>(p),
+                      _mm256_loadu_si256(static_cast<const __m256i*>(vector)));
+#else
+  std::memcpy(p, vector, sizeof(Vec));
+#endif
+}
+
+inline void stream_fence() {
+#if defined(CPU_CAPABILITY_AVX512) || defined(CPU_CAPABILITY_AVX2)
+  _mm_sfence();
+#endif
+}
+
+template <typename T>
+inline void store_block(T* p, Block block) {
+  if constexpr (std::is_same_v<T, float>) {
+    block.low.store(p);
+    block.high.store(p + kVec);
+  } else {
+    at::vec::convert_from_float<T>(block.low, block.high).store(p);
+  }
+}
+
+template <typename T>
+inline void store_block(T* p, Block block, int64_t n) {
+  T elements[kBlock];
+  store_block(elements, block);
+  std::copy_n(elements, n, p);
+}
+
+// p is aligned to a vector.
+template <typename T>
+inline void stream_block(T* p, Block block) {
+  if constexpr (std::is_same_v<T, float>) {
+    stream_vector(p, &block.low);
+    stream_vector(p + kVec, &block.high);
+  } else {
+    const auto narrow = at::vec::convert_from_float<T>(block.low, block.high);
+    stream_vector(p, &narrow);
+  }
+}
+
+// The value that storing as T and loading again would give.
+template <typename T>
+inline Block round_to(Block block) {
+  if constexpr (std::is_same_v<T, float>) {
+    return block;
+  } else {
+    const auto [low, high] =
+        at::vec::convert_to_float<T>(at::vec::convert_from_float<T>(block.low, block.high));
+    return {low, high};
+  }
+}
+
+inline Block operator*(Block a, Block b) {
+  return {a.low * b.low, a.high * b.high};
+}
+inline Block operator*(Block a, float b) {
+  return {a.low * Vec(b), a.high * Vec(b)};
+}
+inline Block operator+(Block a, Block b) {
+  return {a.low + b.low, a.high + b.high};
+}
+inline Block operator+(Block a, float b) {
+  return {a.low + Vec(b), a.high + Vec(b)};
+}
+inline Block operator/(Block a, Block b) {
+  return {a.low / b.low, a.high / b.high};
+}
+inline Block operator/(float a, Block b) {
+  return {Vec(a) / b.low, Vec(a) / b.high};
+}
+inline Block exp_of_negative(Block a) {
+  return {a.low.neg().exp(), a.high.neg().exp()};
+}
+inline Block fma(float a, Block b, Block c) {
+  return {at::vec::fmadd(b.low, Vec(a), c.low), at::vec::fmadd(b.high, Vec(a), c.high)};
+}
+
+}  // namespace
+}  // namespace mlxnorm::cpu::CPU_CAPABILITY

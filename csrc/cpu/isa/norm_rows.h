@@ -1,0 +1,184 @@
+// The kernel of every op: a formula (shaders/formulas/) applied to the rows of a call.
+#pragma once
+
+#include "../../ops/fits.h"
+#include "piece.h"
+#include "reduce.h"
+
+namespace mlxnorm::cpu::CPU_CAPABILITY {
+namespace {
+
+static_assert(kLargestBlock % kBlock == 0, "scratch holds whole blocks");
+
+template <typename Table>
+constexpr auto kTensorNumbers = std::make_index_sequence<std::size(Table::kTensors)>();
+template <typename Table>
+constexpr auto kResultNumbers = std::make_index_sequence<std::size(Table::kResults)>();
+
+template <typename Table, typename T, bool kPlain, size_t t>
+inline const void* tensor_of_row(const NormArguments& call, int64_t row) {
+  constexpr Role role = Table::kTensors[t].role;
+  if constexpr (kPlain && role == Role::weight) {
+    return call.tensors[t];
+  }
+  const int64_t size = has_dtype_of_results(role)
+                           ? sizeof(T)
+                           : element_size(tensor_type(call.layout.tensor_types, t));
+  return static_cast<const char*>(call.tensors[t]) +
+         row_offset(call.layout.tensors[t], uint64_t(row)) * size;
+}
+
+template <typename Table, typename T, bool kPlain, size_t... t, size_t... r>
+inline Row<Table, T> row_of(const NormArguments& call, int64_t row, std::index_sequence<t...>,
+                            std::index_sequence<r...>) {
+  return {
+      {tensor_of_row<Table, T, kPlain, t>(call, row)...},
+      {static_cast<T*>(call.results[r]) + row_offset(call.layout.results[r], uint64_t(row))...}};
+}
+
+template <typename Table, typename T, bool kPlain>
+inline Row<Table, T> row_of(const NormArguments& call, int64_t row) {
+  return row_of<Table, T, kPlain>(call, row, kTensorNumbers<Table>, kResultNumbers<Table>);
+}
+
+// What of a row is large: inputs and experts.
+template <typename Table, typename T, size_t... t>
+inline void prefetch_inputs(const NormArguments& call, const Row<Table, T>& row, int64_t i,
+                            std::index_sequence<t...>) {
+  const auto prefetch = [&](auto number) {
+    if constexpr (has_dtype_of_results(Table::kTensors[number()].role)) {
+      prefetch_block(static_cast<const T*>(row.tensors[number()]) + i);
+    }
+  };
+  const auto prefetch_further_experts = [&](auto number) {
+    if constexpr (Table::kTensors[number()].role == Role::experts) {
+      const T* const experts = static_cast<const T*>(row.tensors[number()]) + i;
+      for (int64_t k = 1; k < call.layout.top_k; ++k) {
+        prefetch_block(experts + k * call.layout.expert_stride);
+      }
+    }
+  };
+  (prefetch(std::integral_constant<size_t, t>()), ...);
+  (prefetch_further_experts(std::integral_constant<size_t, t>()), ...);
+}
+
+template <typename Table, typename Formula, typename T, bool kPlain>
+void norm_rows(const NormArguments& call, int64_t begin, int64_t end, float* scratch) {
+  const int64_t dim = call.layout.dim;
+  const InverseRms inverse_rms_of(dim, call.options.eps);
+  const bool streaming = call.streaming;
+  const int64_t rows_ahead = prefetch_distance<T>(dim);
+  for (int64_t row = begin; row < end; ++row) {
+    const Row<Table, T> here = row_of<Table, T, kPlain>(call, row);
+    float inverse_rms = 0.0f;
+    // A number of elements is given for the last piece, when it is not whole.
+    const auto piece_at = [&](int64_t i, auto... n) {
+      return Piece<Table, T, kPlain, sizeof...(n) == 0>{call, here, inverse_rms, i, n...};
+    };
+    // Of the piece at hand, what the last sum was over.
+    const auto first_again = [&](auto piece) {
+      return Formula::kKeepFirst ? load_block(scratch + piece.i) : Formula::first_sum(piece);
+    };
+    const auto last_again = [&](auto piece) {
+      return Formula::kSums == 2 ? load_block(scratch + piece.i) : first_again(piece);
+    };
+
+    const auto first = [&](int64_t i, auto... n) {
+      const Block values = Formula::first_sum(piece_at(i, n...));
+      if constexpr (Formula::kKeepFirst) {
+        store_block(scratch + i, values);
+      }
+      return values;
+    };
+    inverse_rms = inverse_rms_of(sum_of_squares<T>(dim, first));
+    if constexpr (Formula::kSums == 2) {
+      const auto second = [&](int64_t i, auto... n) {
+        const auto piece = piece_at(i, n...);
+        const Block values = Formula::second_sum(piece, first_again(piece));
+        store_block(scratch + i, values);
+        return values;
+      };
+      inverse_rms = inverse_rms_of(sum_of_squares<T>(dim, second));
+    }
+
+    const auto finish = [&](int64_t i, auto... n) {
+      const auto piece = piece_at(i, n...);
+      const auto results = Formula::finish(piece, last_again(piece));
+      for (int r = 0; r < Formula::kResults; ++r) {
+        if constexpr (sizeof...(n) == 0) {
+          if (streaming) {
+            stream_block(here.results[r] + i, results.values[r]);
+            continue;
+          }
+        }
+        store_block(here.results[r] + i, results.values[r], n...);
+      }
+    };
+    // Rows to come are fetched while this one, already in the cache, is written.
+    const Row<Table, T> later = row_of<Table, T, kPlain>(call, std::min(row + rows_ahead, end - 1));
+    int64_t i = 0;
+    for (; i + kBlock <= dim; i += kBlock) {
+      prefetch_inputs<Table, T>(call, later, i, kTensorNumbers<Table>);
+      if (!streaming) {
+        for (int r = 0; r < Formula::kResults; ++r) {
+          prefetch_block</*kForWriting=*/true>(later.results[r] + i);
+        }
+      }
+      finish(i);
+    }
+    if (i < dim) {
+      finish(i, dim - i);
+    }
+  }
+  if (streaming) {
+    stream_fence();
+  }
+}
+
+// The usual call, for which there are kernels that need not ask: every weight is there in the dtype
+// of the inputs, and nothing is rounded on the way (in float32 nothing ever is). A weight is one
+// row, which all rows share.
+template <typename Table, typename T>
+bool is_plain(const NormArguments& call) {
+  for (size_t t = 0; t < std::size(Table::kTensors); ++t) {
+    if (has_bit(kWeights<Table>, int(t)) &&
+        tensor_type(call.layout.tensor_types, int(t)) != kTensorType<T>) {
+      return false;
+    }
+  }
+  return std::is_same_v<T, float> ||
+         (call.options.casting_mode == CastingMode::gemma && !call.options.round_intermediates);
+}
+
+template <typename Table, typename Formula, typename T>
+NormKernel select_kernel(const NormArguments& call) {
+  using AnyPiece = Piece<Table, T, false, true>;
+  constexpr bool kHasSecond = requires(AnyPiece piece, Block x) { Formula::second_sum(piece, x); };
+  static_assert(kHasSecond == (Formula::kSums == 2), "a second sum that nobody would take");
+  constexpr bool kKeepsRows = Formula::kKeepFirst || Formula::kSums == 2;
+  return {is_plain<Table, T>(call) ? norm_rows<Table, Formula, T, true>
+                                   : norm_rows<Table, Formula, T, false>,
+          kKeepsRows};
+}
+
+template <typename Table, typename Formula>
+NormKernel select_kernel(const NormArguments& call) {
+  static_assert(fits<Table, Formula>());
+  switch (call.layout.dtype) {
+    case DType::float16:
+      return select_kernel<Table, Formula, c10::Half>(call);
+    case DType::bfloat16:
+      return select_kernel<Table, Formula, c10::BFloat16>(call);
+    default:
+      return select_kernel<Table, Formula, float>(call);
+  }
+}
+
+}  // namespace
+
+#define MLXNORM_DEFINE_KERNEL(op)                     \
+  NormKernel op##_kernel(const NormArguments& call) { \
+    return select_kernel<ops::op, formula::op>(call); \
+  }
+
+}  // namespace mlxnorm::cpu::CPU_CAPABILITY

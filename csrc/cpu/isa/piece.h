@@ -1,0 +1,141 @@
+// A block of a row as formulas see it; shaders/formulas/formula.h says what each function gives.
+#pragma once
+
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
+
+#include <iterator>
+
+#include "../../../shaders/formulas/formula.h"
+#include "../../ops/table.h"
+#include "../arguments.h"
+#include "blocks.h"
+
+namespace mlxnorm::cpu::CPU_CAPABILITY {
+namespace {
+
+template <typename T>
+constexpr TensorType kTensorType = std::is_same_v<T, float>       ? kFloat32
+                                   : std::is_same_v<T, c10::Half> ? kFloat16
+                                                                  : kBFloat16;
+
+// The tensors of an op with a role for which that holds, a bit for each.
+template <typename Table>
+consteval uint32_t tensors_that(bool (*holds)(Role)) {
+  uint32_t bits = 0;
+  for (size_t t = 0; t < std::size(Table::kTensors); ++t) {
+    bits |= uint32_t(holds(Table::kTensors[t].role)) << t;
+  }
+  return bits;
+}
+
+template <typename Table>
+constexpr uint32_t kWeights = tensors_that<Table>([](Role role) { return role == Role::weight; });
+template <typename Table>
+constexpr uint32_t kMaybeScalars = tensors_that<Table>(may_be_scalar);
+
+// Where the tensors of one row begin.
+template <typename Table, typename T>
+struct Row {
+  const void* tensors[std::size(Table::kTensors)];
+  T* results[std::size(Table::kResults)];
+};
+
+// f(values), with values as what the tensor is made of: mostly the inputs' T, which is asked for
+// first.
+template <typename T, typename F>
+[[gnu::always_inline]] inline auto with_type(TensorType type, const void* values, const F& f) {
+  if (type == kTensorType<T>) {
+    return f(static_cast<const T*>(values));
+  }
+  switch (type) {
+    case kFloat16:
+      return f(static_cast<const c10::Half*>(values));
+    case kBFloat16:
+      return f(static_cast<const c10::BFloat16*>(values));
+    default:
+      return f(static_cast<const float*>(values));
+  }
+}
+
+// kPlain: see is_plain in norm_rows.h. kWhole: it does not run past the end of the row.
+template <typename Table, typename T, bool kPlain, bool kWhole>
+struct Piece {
+  using Values = Block;
+  using Index = int64_t;
+
+  const NormArguments& call;
+  const Row<Table, T>& row;
+  float inverse_rms;
+  int64_t i;  // the first element
+  int64_t n;  // elements, unless kWhole
+
+  Block input(int t) const { return load(static_cast<const T*>(row.tensors[t])); }
+
+  bool has(int t) const { return is_plain_weight(t) || call.tensors[t] != nullptr; }
+
+  Block operand(int t) const {
+    if (is_plain_weight(t)) {
+      return load(static_cast<const T*>(row.tensors[t]));
+    }
+    if (has_bit(kMaybeScalars<Table>, t) && has_bit(call.layout.scalars, t)) {
+      return filled(element(t, 0));
+    }
+    return with_type<T>(type(t), row.tensors[t],
+                        [this](auto* values) { return this->load(values); });
+  }
+
+  float element(int t, int64_t k) const {
+    return with_type<T>(type(t), row.tensors[t], [k](auto* values) { return float(values[k]); });
+  }
+
+  Block expert(int t, int64_t k) const {
+    return load(static_cast<const T*>(row.tensors[t]) + k * call.layout.expert_stride);
+  }
+  int64_t top_k() const { return call.layout.top_k; }
+
+  Activation activation() const { return call.options.activation; }
+  float weight_offset() const { return call.options.weight_offset; }
+  bool rounds_before_weight() const {
+    return !kPlain && call.options.casting_mode == CastingMode::llama;
+  }
+
+  Block filled(float value) const { return splat(value); }
+
+  Block as_stored(Block x) const { return round_to<T>(x); }
+
+  Block rounded(Block x) const {
+    return !kPlain && call.options.round_intermediates ? round_to<T>(x) : x;
+  }
+
+  Block rounded_as(int t, Block x) const {
+    if (!call.options.round_intermediates) {
+      return x;
+    }
+    switch (type(t)) {
+      case kFloat16:
+        return round_to<c10::Half>(x);
+      case kBFloat16:
+        return round_to<c10::BFloat16>(x);
+      default:
+        return x;
+    }
+  }
+
+ private:
+  static constexpr bool is_plain_weight(int t) { return kPlain && has_bit(kWeights<Table>, t); }
+
+  TensorType type(int t) const { return tensor_type(call.layout.tensor_types, t); }
+
+  template <typename U>
+  Block load(const U* values) const {
+    if constexpr (kWhole) {
+      return load_block(values + i);
+    } else {
+      return load_block(values + i, n);
+    }
+  }
+};
+
+}  // namespace
+}  // namespace mlxnorm::cpu::CPU_CAPABILITY

@@ -1,0 +1,116 @@
+// Sums of a row.
+#pragma once
+
+#include <cmath>
+#include <iterator>
+#include <limits>
+#include <utility>
+
+#include "blocks.h"
+
+namespace mlxnorm::cpu::CPU_CAPABILITY {
+namespace {
+
+// Sum of squares of a run of a row. Element i is added to partial sum i % kLanes and the partial
+// sums are folded in halves, whatever the vectors: the order depends on dim alone, and instruction
+// sets with a fused multiply-add agree to the bit. Every op sums with this, so that fused and
+// single ops do.
+class SumOfSquares {
+ public:
+  static constexpr int64_t kLanes = 64;
+  static constexpr int64_t kBlocks = kLanes / kBlock;
+
+  // PyTorch 2.8's Vectorized() leaves its lanes undefined.
+  SumOfSquares() { std::fill(std::begin(sums_), std::end(sums_), Vec(0.0f)); }
+
+  // Of the block at element i, a multiple of kBlock; kSlot is i / kBlock % kBlocks.
+  template <int64_t kSlot>
+  void add(Block block) {
+    sums_[2 * kSlot] = at::vec::fmadd(block.low, block.low, sums_[2 * kSlot]);
+    sums_[2 * kSlot + 1] = at::vec::fmadd(block.high, block.high, sums_[2 * kSlot + 1]);
+  }
+
+  float total() {
+    for (int64_t vectors = kLanes / kVec; vectors > 1; vectors /= 2) {
+      for (int64_t i = 0; i < vectors / 2; ++i) {
+        sums_[i] = sums_[i] + sums_[i + vectors / 2];
+      }
+    }
+    // Folds in halves, too.
+    return at::vec::vec_reduce_all<float>([](Vec& a, Vec& b) { return a + b; }, sums_[0]);
+  }
+
+ private:
+  Vec sums_[kLanes / kVec];
+};
+
+// load(i) and load(i, n) give the block at element i, and the first n elements of it.
+
+// Of kSteps * kLanes elements from i, a multiple of kLanes.
+template <int64_t kSteps, typename Load, int64_t... kSlots>
+inline float sum_of_run(int64_t i, Load load,
+                        std::integer_sequence<int64_t, kSlots...> /*all blocks of the lanes*/) {
+  SumOfSquares sum;
+  for (int64_t step = 0; step < kSteps; ++step, i += SumOfSquares::kLanes) {
+    (sum.add<kSlots>(load(i + kSlots * kBlock)), ...);
+  }
+  return sum.total();
+}
+
+// Of the elements [i, dim), of which there may be none.
+template <typename Load, int64_t... kSlots>
+inline float sum_of_rest(int64_t i, int64_t dim, Load load,
+                         std::integer_sequence<int64_t, kSlots...> /*all blocks of the lanes*/) {
+  SumOfSquares sum;
+  for (; i + SumOfSquares::kLanes <= dim; i += SumOfSquares::kLanes) {
+    (sum.add<kSlots>(load(i + kSlots * kBlock)), ...);
+  }
+  const auto add_rest = [&](auto slot) {
+    if (i + kBlock <= dim) {
+      sum.add<slot()>(load(i));
+    } else if (i < dim) {
+      sum.add<slot()>(load(i, dim - i));
+    }
+    i += kBlock;
+  };
+  (add_rest(std::integral_constant<int64_t, kSlots>()), ...);
+  return sum.total();
+}
+
+// The error of a float sum grows with its number of steps, so runs of few steps are added in
+// double. 16-bit activations, T, allow longer ones: their squares have bits to spare, and an end of
+// a run weighs more beside half the bytes.
+template <typename T, typename Load>
+inline double sum_of_squares(int64_t dim, Load load) {
+  constexpr int64_t kSteps = sizeof(T) == sizeof(float) ? 4 : 16;
+  constexpr int64_t kRun = kSteps * SumOfSquares::kLanes;
+  const auto slots = std::make_integer_sequence<int64_t, SumOfSquares::kBlocks>();
+  const int64_t runs = dim / kRun * kRun;
+  double sum = sum_of_rest(runs, dim, load, slots);  // first: all that there is in a short row
+  for (int64_t i = 0; i < runs; i += kRun) {
+    sum += sum_of_run<kSteps>(i, load, slots);
+  }
+  return sum;
+}
+
+// 1 / sqrt(mean of squares + eps), rounded once.
+class InverseRms {
+ public:
+  InverseRms(int64_t dim, float eps)
+      : inverse_dim_(1.0 / double(dim)), eps_(eps != 0.0f ? double(eps) : Limits::min()) {}
+
+  float operator()(double sum_of_squares) const {
+    // A root and a reciprocal of the same number, so that the processor works at both at once:
+    // short rows wait for them. The limits keep 0 and infinity from meeting, as NaN, in the
+    // product.
+    const double mean = std::min(sum_of_squares * inverse_dim_ + eps_, Limits::max());
+    return float(std::sqrt(mean) * (1.0 / mean));
+  }
+
+ private:
+  using Limits = std::numeric_limits<double>;
+  double inverse_dim_, eps_;
+};
+
+}  // namespace
+}  // namespace mlxnorm::cpu::CPU_CAPABILITY

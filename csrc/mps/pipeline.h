@@ -1,0 +1,28 @@
+// Metal's libraries and pipelines: when kernels are compiled. Built without ARC.
+#pragma once
+
+#include <Foundation/Foundation.h>
+#include <Metal/Metal.h>
+
+#include <string>
+#include <vector>
+
+#include "pipeline_key.h"
+
+namespace mlxnorm::mps {
+
+// Made on first use, then cached for the life of the process. Threads that ask for different ones
+// make them side by side. Raises when Metal fails.
+id<MTLComputePipelineState> pipeline(const PipelineKey& key);
+
+// How a pipeline came about.
+struct CompiledKernel {
+  std::string name;    // the function's
+  const char* origin;  // "metallib", or "source" that was compiled at run time
+  double seconds;      // of the library, where it was not there yet, and of the pipeline
+};
+
+// Of all pipelines so far, in the order in which they were ready.
+std::vector<CompiledKernel> compiled_kernels();
+
+}  // namespace mlxnorm::mps

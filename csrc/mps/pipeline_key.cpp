@@ -1,0 +1,73 @@
+#include "pipeline_key.h"
+
+#include <iterator>
+#include <stdexcept>
+
+namespace mlxnorm::mps {
+namespace {
+
+// Each field has so many values. A table, an enum or a limit that grows makes room for itself.
+constexpr uint64_t kValues[] = {
+    std::size(kOps),
+    kKernelKinds,
+    kMaxWordsPerThread + 1,
+    kSimdWidth + 1,  // lanes per row
+    2,               // vector
+    2,               // prefetch
+    kDTypes,
+    uint64_t(1) << (int(kTensorTypeBits) * int(kMaxTensors)),
+    uint64_t(1) << kMaxTensors,  // scalars
+    kActivations,
+    2,  // round_before_weight
+    2,  // round_intermediates
+};
+
+consteval bool fit_into_a_word() {
+  uint64_t room = ~uint64_t(0);
+  for (const uint64_t values : kValues) {
+    room /= values;
+  }
+  return room > 0;
+}
+static_assert(fit_into_a_word());
+
+}  // namespace
+
+PipelineKey key_of(const OpTable& op, const NormLayout& layout, const NormOptions& options,
+                   const Plan& plan) {
+  // In float32 nothing is rounded but an activated operand of 16 bits, to its own type.
+  const bool rounds = layout.dtype != DType::float32;
+  return {op.op,
+          plan,
+          layout.dtype,
+          layout.tensor_types,
+          layout.scalars,
+          options.activation,
+          rounds && options.casting_mode == CastingMode::llama,
+          (rounds || options.activation != kNoActivation) && options.round_intermediates};
+}
+
+uint64_t packed(const PipelineKey& key) {
+  const uint64_t fields[] = {
+      uint64_t(key.op),         uint64_t(key.plan.kernel), key.plan.words_per_thread,
+      key.plan.lanes_per_row,   key.plan.vector,           key.plan.prefetch,
+      uint64_t(key.dtype),      key.tensor_types,          key.scalars,
+      uint64_t(key.activation), key.round_before_weight,   key.round_intermediates};
+  static_assert(std::size(fields) == std::size(kValues));
+  uint64_t word = 0;
+  for (size_t i = 0; i < std::size(fields); ++i) {
+    if (fields[i] >= kValues[i]) {
+      throw std::logic_error("mlxnorm: a pipeline key has no room for one of its fields");
+    }
+    word = word * kValues[i] + fields[i];
+  }
+  return word;
+}
+
+uint32_t prefetched_tensors(const PipelineKey& key) {
+  return key.plan.prefetch ? tensors_of_words(table_of(key.op), key.tensor_types, key.scalars,
+                                              /*with_experts=*/false)
+                           : 0;
+}
+
+}  // namespace mlxnorm::mps

@@ -1,0 +1,31 @@
+// What a pipeline is specialised for. Plain C++, as plan.h.
+#pragma once
+
+#include <cstdint>
+
+#include "plan.h"
+
+namespace mlxnorm::mps {
+
+struct PipelineKey {
+  Op op;  // names the library, shaders/OP.metal, and is the prefix of its functions
+  Plan plan;
+  DType dtype;
+  uint32_t tensor_types;
+  uint32_t scalars;
+  Activation activation;
+  bool round_before_weight;
+  bool round_intermediates;
+};
+
+// Of calls that lie so in memory.
+PipelineKey key_of(const OpTable& op, const NormLayout& layout, const NormOptions& options,
+                   const Plan& plan);
+
+// Everything that a pipeline depends on, in one word; the thread counts do not enter it.
+uint64_t packed(const PipelineKey& key);
+
+// The tensors that a pipeline loads before the first sum, a bit for each.
+uint32_t prefetched_tensors(const PipelineKey& key);
+
+}  // namespace mlxnorm::mps

@@ -1,0 +1,71 @@
+// The functional and the `.out` kernel of every op on a device.
+//
+// A Device has
+//   check_limits(call)  refuses what only this device cannot do
+//   empty(like)         an uninitialised contiguous tensor
+//   run(call, outs)     the op; outs are checked, one for each result
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <utility>
+
+#include "call.h"
+#include "dispatch/boxed.h"
+
+namespace mlxnorm {
+
+template <Op op, typename Device>
+void run_functional(const c10::OperatorHandle& /*op*/, c10::DispatchKeySet /*keys*/,
+                    torch::jit::Stack* stack) {
+  constexpr const OpTable& kTable = table_of(op);
+  constexpr size_t kResults = kTable.results.size(), kArguments = argument_of_out(kTable, 0);
+  at::Tensor results[kResults];
+  {
+    const NormCall call(kTable, stack->data() + stack->size() - kArguments);
+    Device::check_limits(call);
+    const at::Tensor* outs[kResults];
+    for (size_t r = 0; r < kResults; ++r) {
+      results[r] = Device::empty(call.like(r));
+      outs[r] = &results[r];
+    }
+    Device::run(call, outs);
+  }
+  torch::jit::drop(*stack, kArguments);
+  for (at::Tensor& result : results) {
+    stack->emplace_back(std::move(result));
+  }
+}
+
+template <Op op, typename Device>
+void run_out(const c10::OperatorHandle& /*op*/, c10::DispatchKeySet /*keys*/,
+             torch::jit::Stack* stack) {
+  constexpr const OpTable& kTable = table_of(op);
+  constexpr size_t kResults = kTable.results.size(), kArguments = argument_of_out(kTable, kResults);
+  const c10::IValue* arguments = stack->data() + stack->size() - kArguments;
+  const NormCall call(kTable, arguments);
+  const at::Tensor* outs[kResults];
+  for (size_t r = 0; r < kResults; ++r) {
+    outs[r] = &arguments[argument_of_out(kTable, r)].toTensor();
+    const Argument out(kTable.results[r].name, *outs[r]);
+    call.check_out(r, out);
+    for (size_t other = 0; other < r; ++other) {
+      check_no_overlap(kTable.name, out, {kTable.results[other].name, *outs[other]},
+                       /*allow_same=*/false);
+    }
+  }
+  Device::check_limits(call);
+  Device::run(call, outs);
+  torch::jit::drop(*stack, kArguments);
+}
+
+template <typename Device>
+void register_kernels(torch::Library& m) {
+#define MLXNORM_REGISTER(op)                                   \
+  register_functional<run_functional<Op::op, Device>>(m, #op); \
+  register_out<run_out<Op::op, Device>>(m, #op);
+  MLXNORM_FOR_EACH_OP(MLXNORM_REGISTER)
+#undef MLXNORM_REGISTER
+}
+
+}  // namespace mlxnorm

@@ -1,0 +1,131 @@
+#include "row_layout.h"
+
+#include <algorithm>
+#include <limits>
+#include <optional>
+
+namespace mlxnorm {
+namespace {
+
+// Folds the leading dimensions that step through memory evenly into one, innermost first.
+std::optional<RowLayout> fold(at::IntArrayRef sizes, at::IntArrayRef strides) {
+  int64_t size[3] = {1, 1, 1};
+  int64_t stride[3] = {0, 0, 0};
+  int folded = -1;
+  for (int64_t i = int64_t(sizes.size()) - 1; i >= 0; --i) {
+    if (sizes[i] == 1) {
+      continue;
+    }
+    if (folded >= 0 && strides[i] == stride[folded] * size[folded]) {
+      size[folded] *= sizes[i];
+      continue;
+    }
+    if (++folded == 3) {
+      return std::nullopt;
+    }
+    size[folded] = sizes[i];
+    stride[folded] = strides[i];
+  }
+  constexpr int64_t kMaxSize = std::numeric_limits<uint32_t>::max();
+  if (folded <= 0) {
+    return evenly_spaced(stride[0]);
+  }
+  if (size[0] > kMaxSize || size[1] > kMaxSize) {
+    return std::nullopt;
+  }
+  if (folded == 1) {
+    return RowLayout{stride[1], stride[0], 0, uint32_t(size[0]), 1};
+  }
+  return RowLayout{stride[2], stride[1], stride[0], uint32_t(size[1]), uint32_t(size[0])};
+}
+
+// Dimensions that belong to a row.
+int64_t row_dimensions(Role role) {
+  return role == Role::experts ? 2 : 1;
+}
+
+// Strides of a tensor that is expanded to these leading dimensions.
+c10::DimVector expanded_strides(const at::Tensor& tensor, int64_t inner, at::IntArrayRef leading) {
+  c10::DimVector strides(leading.size(), 0);
+  const int64_t missing = int64_t(leading.size()) - (tensor.dim() - inner);
+  for (int64_t i = std::max<int64_t>(missing, 0); i < int64_t(leading.size()); ++i) {
+    if (tensor.size(i - missing) != 1) {
+      strides[i] = tensor.stride(i - missing);
+    }
+  }
+  return strides;
+}
+
+// None where rows cannot be described so, or have gaps between their elements.
+std::optional<RowLayout> layout_of(const at::Tensor& tensor, int64_t inner,
+                                   at::IntArrayRef leading) {
+  const int64_t own = tensor.dim() - inner;
+  if (tensor.is_contiguous()) {
+    if (own == 0) {
+      return evenly_spaced(0);
+    }
+    if (own == int64_t(leading.size()) && tensor.sizes().slice(0, own) == leading) {
+      return evenly_spaced(c10::multiply_integers(tensor.sizes().slice(own)));
+    }
+  }
+  if (tensor.size(-1) != 1 && tensor.stride(-1) != 1) {
+    return std::nullopt;
+  }
+  return fold(leading, expanded_strides(tensor, inner, leading));
+}
+
+}  // namespace
+
+DType dtype_of(at::ScalarType type) {
+  switch (type) {
+    case at::kHalf:
+      return DType::float16;
+    case at::kBFloat16:
+      return DType::bfloat16;
+    default:
+      return DType::float32;
+  }
+}
+
+LaidOutCall::LaidOutCall(const NormCall& call, const at::Tensor* const* outs) {
+  const OpTable& op = call.op();
+  const at::Tensor& like = call.like(0);
+  const auto leading = like.sizes().slice(0, like.dim() - 1);
+  layout.dtype = dtype_of(like.scalar_type());
+  layout.rows = c10::multiply_integers(leading);
+  layout.dim = like.size(-1);
+  for (size_t t = 0; t < op.tensors.size(); ++t) {
+    layout.tensors[t] = evenly_spaced(0);
+    if (call.tensor(t)) {
+      lay_out(t, call.tensor(t), leading);
+    }
+  }
+  for (size_t r = 0; r < op.results.size(); ++r) {
+    layout.results[r] = *layout_of(*outs[r], 1, leading);
+  }
+}
+
+void LaidOutCall::lay_out(size_t t, const Argument& argument, at::IntArrayRef leading) {
+  const at::Tensor& tensor = *argument.tensor;
+  layout.tensor_types |= pack_tensor_type(t, tensor_type_of(dtype_of(tensor.scalar_type())));
+  tensors[t] = &tensor;
+  if (may_be_scalar(argument.role) && tensor.numel() == 1) {
+    layout.scalars |= 1u << t;
+    return;
+  }
+  const int64_t inner = row_dimensions(argument.role);
+  auto rows = layout_of(tensor, inner, leading);
+  if (!rows.has_value()) {
+    copies_[t] = tensor.contiguous();
+    tensors[t] = &copies_[t];
+    rows = layout_of(copies_[t], inner, leading);
+  }
+  TORCH_INTERNAL_ASSERT(rows.has_value());
+  layout.tensors[t] = *rows;
+  if (argument.role == Role::experts) {
+    layout.top_k = tensors[t]->size(-2);
+    layout.expert_stride = tensors[t]->stride(-2);
+  }
+}
+
+}  // namespace mlxnorm

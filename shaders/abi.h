@@ -1,0 +1,144 @@
+// What host and shader must agree on: tensors, argument struct, buffer indices, function constants.
+// Included by the Metal shaders, by the Objective-C++ that binds their arguments, and by the CPU
+// kernels, which find a row the same way.
+#pragma once
+
+#ifdef __METAL_VERSION__
+#include <metal_stdlib>
+#else
+#include <cstdint>
+#endif
+
+namespace mlxnorm {
+
+// ---- tensors of an op ------------------------------------------------------------------------
+// All are alike: a type, a row layout and, where it may, one element for all. Their numbers are
+// those of the op's formula (formulas/) and of its table (csrc/ops/).
+
+enum Limits {
+  kMaxTensors = 8,
+  kMaxResults = 4,
+};
+
+// Where the rows of a tensor lie, by the leading dimensions of the results, which fold into at most
+// three: row (i0, i1, i2), counted with i2 fastest, starts at element
+// i0 * stride0 + i1 * stride1 + i2 * stride2. Strides are 0 where it is broadcast, for a weight
+// all of them. The elements of a row are neighbours.
+struct RowLayout {
+  int64_t stride0, stride1, stride2;
+  uint32_t size1, size2;
+};
+
+inline int64_t row_offset(RowLayout layout, uint64_t row) {
+  if (layout.size1 == 1 && layout.size2 == 1) {
+    return int64_t(row) * layout.stride0;  // the usual case needs no 64-bit division
+  }
+  const uint64_t i2 = row % layout.size2;
+  const uint64_t outer = row / layout.size2;
+  const uint64_t i1 = outer % layout.size1;
+  const uint64_t i0 = outer / layout.size1;
+  return int64_t(i0) * layout.stride0 + int64_t(i1) * layout.stride1 + int64_t(i2) * layout.stride2;
+}
+
+enum TensorType : uint32_t {
+  kAbsent = 0,
+  kFloat32 = 1,
+  kFloat16 = 2,
+  kBFloat16 = 3,
+  kTensorTypeBits = 2,
+};
+
+// In bytes.
+inline uint32_t element_size(TensorType type) {
+  return type == kFloat32 ? 4 : 2;
+}
+
+// The types of all tensors in one word.
+inline uint32_t pack_tensor_type(int tensor, TensorType type) {
+  return uint32_t(type) << (kTensorTypeBits * tensor);
+}
+inline TensorType tensor_type(uint32_t types, int tensor) {
+  return TensorType(types >> (kTensorTypeBits * tensor) & ((1u << kTensorTypeBits) - 1));
+}
+
+// A bit for each tensor.
+inline bool has_bit(uint32_t bits, int tensor) {
+  return (bits >> tensor & 1) != 0;
+}
+
+enum Activation : uint32_t {
+  kNoActivation = 0,
+  kSilu = 1,
+  kGeluTanh = 2,
+  kSigmoid = 3,
+  kActivations,
+};
+
+// ---- arguments of the kernels ----------------------------------------------------------------
+
+// Every slot by name: an attribute's argument should be one.
+enum BufferIndex {
+  kTensor0Buffer,
+  kTensor1Buffer,
+  kTensor2Buffer,
+  kTensor3Buffer,
+  kTensor4Buffer,
+  kTensor5Buffer,
+  kTensor6Buffer,
+  kTensor7Buffer,
+  kResult0Buffer,
+  kResult1Buffer,
+  kResult2Buffer,
+  kResult3Buffer,
+  kParamsBuffer,
+
+  kTensorBuffer = kTensor0Buffer,  // and those of further tensors and results follow
+  kResultBuffer = kResult0Buffer,
+};
+
+struct NormParams {
+  RowLayout tensors[kMaxTensors];
+  RowLayout results[kMaxResults];
+  int64_t expert_stride;  // elements from one expert's output to the next
+  uint64_t first_row;     // of this dispatch; a huge tensor takes several
+  uint32_t rows;          // in this dispatch
+  uint32_t dim;
+  uint32_t top_k;
+  float inverse_dim;
+  float eps;
+  float weight_offset;
+};
+
+// Choices that the Metal compiler should see as constants, fixed when a pipeline is made.
+enum FunctionConstant {
+  kTensorTypesConstant = 0,         // uint, see tensor_type
+  kScalarsConstant = 1,             // uint, a bit for each tensor that has one element for all
+  kActivationConstant = 2,          // uint, an Activation
+  kRoundBeforeWeightConstant = 3,   // bool, casting_mode "llama"
+  kRoundIntermediatesConstant = 4,  // bool
+  kPrefetchConstant = 5,     // uint, a bit for each tensor that is loaded before the first sum
+  kLanesPerRowConstant = 6,  // uint, threads of a SIMD group that share a short row
+
+  // bool, for each buffer that not all calls bind: is it bound?
+  kHasBufferConstant = 7,
+  kHasTensor1Constant = kHasBufferConstant + kTensor1Buffer,
+  kHasTensor2Constant = kHasBufferConstant + kTensor2Buffer,
+  kHasTensor3Constant = kHasBufferConstant + kTensor3Buffer,
+  kHasTensor4Constant = kHasBufferConstant + kTensor4Buffer,
+  kHasTensor5Constant = kHasBufferConstant + kTensor5Buffer,
+  kHasTensor6Constant = kHasBufferConstant + kTensor6Buffer,
+  kHasTensor7Constant = kHasBufferConstant + kTensor7Buffer,
+  kHasResult1Constant = kHasBufferConstant + kResult1Buffer,
+  kHasResult2Constant = kHasBufferConstant + kResult2Buffer,
+  kHasResult3Constant = kHasBufferConstant + kResult3Buffer,
+};
+
+// Geometry limits that kernels are compiled for and that the host plans with.
+enum Geometry {
+  kSimdWidth = 32,
+  kMaxThreads = 1024,
+  kMaxSimdgroups = kMaxThreads / kSimdWidth,
+  kWordBytes = 16,
+};
+
+}  // namespace mlxnorm

@@ -1,0 +1,107 @@
+// A word of a row as formulas see it; formulas/formula.h says what each function gives.
+#pragma once
+
+#include "formulas/formula.h"
+#include "tensors.h"
+
+constant uint activation_function [[function_constant(kActivationConstant)]];
+constant bool round_before_weight [[function_constant(kRoundBeforeWeightConstant)]];
+constant bool round_intermediates [[function_constant(kRoundIntermediatesConstant)]];
+
+template <typename Formula, typename T, bool kVector>
+struct Piece {
+  typedef ValuesOf<T> Values;
+  typedef uint Index;
+
+  thread const Tensors<T>* tensors;
+  thread const Prefetched<Formula, T, kVector>* prefetched;
+  constant NormParams* params;
+  uint word;
+  float inverse_rms;
+
+  METAL_FUNC Values input(int t) const {
+    if (has_bit(prefetched_tensors, t)) {
+      return prefetched->words[t].template values_of<T>();
+    }
+    return load(tensors->input(t));
+  }
+
+  METAL_FUNC bool has(int t) const { return tensor_type(tensor_types, t) != kAbsent; }
+
+  METAL_FUNC Values operand(int t) const {
+    if (has_bit(scalars, t)) {
+      return filled(tensors->element(t, 0));
+    }
+    if (has_bit(prefetched_tensors, t)) {
+      return prefetched->words[t].values(t);
+    }
+    TensorWord<T, kVector> now;
+    now.load(tensors->tensors[t], t, word, params->dim);
+    return now.values(t);
+  }
+
+  METAL_FUNC float element(int t, uint i) const { return tensors->element(t, i); }
+
+  METAL_FUNC Values expert(int t, uint k) const {
+    return load(tensors->input(t) + k * params->expert_stride);
+  }
+  METAL_FUNC uint top_k() const { return params->top_k; }
+
+  METAL_FUNC uint activation() const { return activation_function; }
+  METAL_FUNC float weight_offset() const { return params->weight_offset; }
+  METAL_FUNC bool rounds_before_weight() const { return round_before_weight; }
+
+  METAL_FUNC Values filled(float value) const { return splat<T>(value); }
+
+  METAL_FUNC Values as_stored(Values x) const { return x.template rounded_as<T>(); }
+
+  METAL_FUNC Values rounded(Values x) const {
+    if (round_intermediates) {
+      return as_stored(x);
+    }
+    return x;
+  }
+
+  METAL_FUNC Values rounded_as(int t, Values x) const {
+    if (!round_intermediates) {
+      return x;
+    }
+    switch (tensor_type(tensor_types, t)) {
+      case kFloat16:
+        return x.template rounded_as<half>();
+      case kBFloat16:
+        return x.template rounded_as<bfloat>();
+      default:
+        return x;
+    }
+  }
+
+  // ---- for the kernels ------------------------------------------------------------------------
+
+  METAL_FUNC void store(Results<Values, Formula::kResults> results) const {
+#pragma unroll
+    for (int r = 0; r < Formula::kResults; ++r) {
+      Access<T, kVector>::store(tensors->results[r], word, params->dim,
+                                Element<T>::pack(results.values[r].v));
+    }
+  }
+
+  METAL_FUNC Values load(device const T* row) const {
+    Values result;
+    Element<T>::unpack(Access<T, kVector>::load(row, word, params->dim), result.v);
+    return result;
+  }
+};
+
+template <typename Formula, typename T, bool kVector>
+METAL_FUNC Piece<Formula, T, kVector> piece_at(
+    thread const Tensors<T>& tensors, thread const Prefetched<Formula, T, kVector>& prefetched,
+    constant NormParams& params, uint word) {
+  Piece<Formula, T, kVector> result;
+  result.tensors = &tensors;
+  result.prefetched = &prefetched;
+  result.params = &params;
+  result.word = word;
+  result.inverse_rms = 0.0f;
+  return result;
+}
