@@ -1,6 +1,7 @@
 // CPU tensors.
 #include <ATen/EmptyTensor.h>
-#include <c10/core/CPUAllocator.h>
+
+#include <memory>
 
 #include "../record.h"
 #include "../register.h"
@@ -14,11 +15,18 @@ namespace {
 void run_kernel(const NormKernel& kernel, const NormArguments& arguments) {
   const int64_t dim = arguments.layout.dim;
   parallel_rows(arguments.layout.rows, dim, [&](int64_t begin, int64_t end) {
-    c10::DataPtr scratch;  // aligned, as vectors like it
+    std::unique_ptr<float[]> memory;
+    void* scratch = nullptr;
     if (kernel.keeps_rows) {
-      scratch = c10::GetCPUAllocator()->allocate(size_t(scratch_size(dim)) * sizeof(float));
+      // On a cache line: vectors that lie across two cost a tenth of the time.
+      constexpr size_t kLine = 64;
+      const size_t size = size_t(scratch_size(dim)) * sizeof(float);
+      size_t space = size + kLine;
+      memory.reset(new float[space / sizeof(float)]);
+      scratch = memory.get();
+      std::align(kLine, size, scratch, space);
     }
-    kernel.run(arguments, begin, end, static_cast<float*>(scratch.get()));
+    kernel.run(arguments, begin, end, static_cast<float*>(scratch));
   });
 }
 
