@@ -125,14 +125,14 @@ HARNESS = """
 using namespace mlxnorm;
 
 extern "C" void rms_norm(const float* x, float* out, int64_t rows, int64_t dim) {
-  cpu::NormArguments arguments{};
-  arguments.layout.dtype = DType::float32;
-  arguments.layout.rows = rows;
-  arguments.layout.dim = dim;
-  arguments.layout.tensor_types = pack_tensor_type(0, kFloat32);
-  arguments.layout.tensors[0] = arguments.layout.results[0] = evenly_spaced(dim);
-  arguments.layout.tensors[1] = evenly_spaced(0);
-  arguments.options = {1e-6f, -0.0f};
+  NormLayout layout{};
+  layout.dtype = DType::float32;
+  layout.rows = rows;
+  layout.dim = dim;
+  layout.tensor_types = pack_tensor_type(0, kFloat32);
+  layout.tensors[0] = layout.results[0] = evenly_spaced(dim);
+  layout.tensors[1] = evenly_spaced(0);
+  cpu::NormArguments arguments{layout, {1e-6f, -0.0f}};
   arguments.tensors[0] = x;
   arguments.results[0] = out;
   cpu::AVX2::rms_norm_kernel(arguments).run(arguments, 0, rows, nullptr);

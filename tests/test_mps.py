@@ -247,16 +247,19 @@ def test_experts_that_the_kernels_cannot_count_are_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("choice", "error"),
+    ("variable", "choice", "error"),
     [
-        ("scalar", None),
-        ("vector", "TORCH_MLXNORM_ACCESS=vector needs rows of a multiple of 16 bytes"),
-        ("fast", 'TORCH_MLXNORM_ACCESS must be "scalar", "vector" or unset, got "fast"'),
+        ("ACCESS", "scalar", None),
+        ("ACCESS", "vector", "TORCH_MLXNORM_ACCESS=vector needs rows of a multiple of 16 bytes"),
+        ("ACCESS", "fast", 'TORCH_MLXNORM_ACCESS must be "scalar", "vector" or unset, got "fast"'),
+        ("KERNEL", "vector", "TORCH_MLXNORM_ACCESS=vector needs rows of a multiple of 16 bytes"),
     ],
 )
-def test_kernel_choice_of_the_environment(choice: str, error: str | None) -> None:
+def test_access_of_the_environment(variable: str, choice: str, error: str | None) -> None:
+    """Also by the name that the variable had before."""
     paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"TORCH_MLXNORM_ACCESS": choice, "PYTHONPATH": ":".join(paths)}
+    environment = os.environ | {f"TORCH_MLXNORM_{variable}": choice}
+    environment["PYTHONPATH"] = ":".join(paths)
     run = subprocess.run(
         [sys.executable, "-c", ACCESS], env=environment, capture_output=True, text=True
     )

@@ -3,16 +3,16 @@
 The formulas are written with::
 
     N(x, weight) = x * rsqrt(mean(x**2, last dim) + eps) * (weight + weight_offset)
-    R(x)         = x rounded to the dtype of the activations if round_intermediates, else x
+    R(x)         = x rounded to the dtype of the inputs if round_intermediates, else x
 
 :func:`rms_norm` describes tensors, ``eps``, ``weight_offset``, ``casting_mode``, ``out`` and errors
 for all of them. Beyond that, the other operators have in common:
 
-- **Activations**, the tensors ``[..., dim]``, have one shape, dtype and device; nothing is
+- **Inputs**, the tensors ``[..., dim]``, have one shape, dtype and device; nothing is
   broadcast. Each has strides of its own. Results have their shape and dtype, are contiguous, and
   are rounded once, when they are written; everything before is float32.
 - **Weights** are ``[dim]``. Weights, ``scale``, ``layer_scalar`` and ``routing_weights`` are, each
-  for itself, float32, float16 or bfloat16, whatever the activations are, whose dtype the results
+  for itself, float32, float16 or bfloat16, whatever the inputs are, whose dtype the results
   keep. ``weight_offset`` is added to every weight, ``casting_mode`` holds inside every ``N``.
 - **scale and layer_scalar** have one element, in any shape, or the shape ``[dim]``, leading ones
   allowed. Other shapes, such as ``[rows, 1]``, are errors: nothing is broadcast along rows.
@@ -21,7 +21,7 @@ for all of them. Beyond that, the other operators have in common:
   wherever the formula says ``R``: in float16 and bfloat16 the results equal, bit for bit, the chain
   of :func:`rms_norm` and PyTorch's ``+`` and ``*``.
 - **out** is a tuple of tensors, in the order of the results, where there are several, and is
-  returned as it is. Each may be one of the activations itself, if contiguous and of the result's
+  returned as it is. Each may be one of the inputs itself, if contiguous and of the result's
   shape, as in ``add_rms_norm(x, residual, weight, out=(x, residual))``. None may overlap another
   ``out``, nor a weight, ``scale``, ``layer_scalar``, ``routing_weights`` or ``expert_outputs``.
 - **Errors**, besides those of :func:`rms_norm`: ``TypeError`` when ``out`` is not a tuple of as

@@ -75,10 +75,10 @@ def warm_up(
 
     Args:
         ops: operators by name or as functions of this package; ``None`` means all.
-        dtypes: of the activations: float32, float16 or bfloat16.
+        dtypes: of the inputs: float32, float16 or bfloat16.
         dims: sizes of the last dimension, at least 1.
         operand_dtypes: of weights, scales and routing weights: one for all, or by the name of the
-            argument. ``None``, or a name left out, means the activations' dtype.
+            argument. ``None``, or a name left out, means the inputs' dtype.
         missing: names of optional arguments (``weight``, ``weight_c``, ``scale``, …) that the calls
             leave out, in the ops that have them. ``None`` means any of them, in every combination.
         scale: whether ``scale`` and ``layer_scalar`` have ``"one"`` element or ``"many"``; ``None``

@@ -39,7 +39,7 @@ def _shared(scale: Tensor, dim: int) -> Tensor:
 def _norm(
     dtype: torch.dtype, eps: float | None, weight_offset: float, casting_mode: CastingMode
 ) -> Callable[[Tensor, Tensor | None], Tensor]:
-    """``N`` for activations of a dtype."""
+    """``N`` for inputs of a dtype."""
     eps = torch.finfo(torch.float32).eps if eps is None else eps
 
     def N(x: Tensor, weight: Tensor | None) -> Tensor:
@@ -55,7 +55,7 @@ def _norm(
 
 
 def _rounding(dtype: torch.dtype, round_intermediates: bool) -> Callable[[Tensor], Tensor]:
-    """``R`` for activations of a dtype."""
+    """``R`` for inputs of a dtype."""
     return lambda t: _rounded(t, dtype) if round_intermediates else t
 
 

@@ -10,7 +10,7 @@
 namespace mlxnorm::cpu {
 
 struct NormArguments {
-  NormLayout layout;
+  const NormLayout& layout;  // not copied for every call
   NormOptions options;
   const void* tensors[kMaxTensors] = {};  // null where there is none
   void* results[kMaxResults] = {};

@@ -62,7 +62,8 @@ class CpuRecord : public RmsNormRecord {
  public:
   explicit CpuRecord(const Spec& spec)
       : RmsNormRecord(spec),
-        arguments_{spec.layout(), spec.options},
+        layout_(spec.layout()),
+        arguments_{layout_, spec.options},
         kernel_(select_kernel(Op::rms_norm, arguments_)) {}
 
  private:
@@ -73,6 +74,7 @@ class CpuRecord : public RmsNormRecord {
     run_kernel(kernel_, arguments);
   }
 
+  NormLayout layout_;
   NormArguments arguments_;
   NormKernel kernel_;
 };

@@ -13,7 +13,7 @@
 
 namespace mlxnorm::mps {
 
-// TORCH_MLXNORM_ACCESS, which is read at the first call.
+// TORCH_MLXNORM_ACCESS or, by its name before, TORCH_MLXNORM_KERNEL; read at the first call.
 Access chosen_access();
 
 // Does every row that a kernel touches begin where vector access needs it?

@@ -85,7 +85,10 @@ void encode(const Body& body) {
 }  // namespace
 
 Access chosen_access() {
-  static const Access access = parse_access(std::getenv("TORCH_MLXNORM_ACCESS"));
+  static const Access access = [] {
+    const char* value = std::getenv("TORCH_MLXNORM_ACCESS");
+    return parse_access(value != nullptr ? value : std::getenv("TORCH_MLXNORM_KERNEL"));
+  }();
   return access;
 }
 

@@ -35,7 +35,7 @@ static_assert(fit_into_a_word());
 
 PipelineKey key_of(const OpTable& op, const NormLayout& layout, const NormOptions& options,
                    const Plan& plan) {
-  // In float32 nothing is rounded but an activated operand of 16 bits, to its own type.
+  // In float32 nothing is rounded but an activated operand, to its own type.
   const bool rounds = layout.dtype != DType::float32;
   return {op.op,
           plan,

@@ -24,7 +24,7 @@ enum class Role : uint8_t {
   routing_weights,    // [..., top_k]
 };
 
-constexpr std::string_view name(Role role) {
+constexpr std::string_view role_name(Role role) {
   constexpr std::string_view kNames[] = {"input", "experts",           "weight",
                                          "scale", "elementwise_scale", "routing_weights"};
   return kNames[size_t(role)];

@@ -19,7 +19,7 @@ py::dict ops() {
   for (const mlxnorm::OpTable& op : mlxnorm::kOps) {
     py::dict roles;
     for (const mlxnorm::TensorSpec& tensor : op.tensors) {
-      roles[tensor.name] = mlxnorm::name(tensor.role);
+      roles[tensor.name] = mlxnorm::role_name(tensor.role);
     }
     result[mlxnorm::op_name(op.op)] = roles;
   }

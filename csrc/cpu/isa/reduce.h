@@ -78,7 +78,7 @@ inline float sum_of_rest(int64_t i, int64_t dim, Load load,
 }
 
 // The error of a float sum grows with its number of steps, so runs of few steps are added in
-// double. 16-bit activations, T, allow longer ones: their squares have bits to spare, and an end of
+// double. 16-bit inputs, T, allow longer ones: their squares have bits to spare, and an end of
 // a run weighs more beside half the bytes.
 template <typename T, typename Load>
 inline double sum_of_squares(int64_t dim, Load load) {
