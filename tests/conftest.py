@@ -11,6 +11,7 @@ from collections.abc import Generator
 # one that is not running makes the suite three times as slow.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import beside
 import built
 import metal_sim  # first: the simulated device must be there before anything asks for MPS
 import pytest
@@ -43,6 +44,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         kept = set(one_op.tests_of(name, items))
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = [item for item in items if item in kept]
+    items.sort(key=beside.waits)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if not session.config.option.collectonly:
+        items: list[pytest.Function] = session.items
+        beside.begin_for(i for i in items if not (ON_MAC and "simulated_mps" in i.fixturenames))
+
+
+def pytest_sessionfinish() -> None:
+    beside.end()
 
 
 @pytest.fixture(params=["cpu", "mps"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import os
 import platform
 import re
@@ -11,10 +10,13 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 import torch
+from beside import beside, run, side_by_side
 from oracle import assert_within
 from steps import Bounds, Options
 
@@ -60,29 +62,45 @@ def capability() -> str:
     return "DEFAULT" if name == "NO AVX" else name  # as PyTorch 2.8 calls it
 
 
-@functools.cache
-def digest(wanted: str) -> str:
-    """Checks values with one instruction set; returns a digest of all the bits."""
-    if capability() in SETS and SETS.index(wanted) > SETS.index(capability()):
+def has(wanted: str) -> bool:
+    """Whether this processor has an instruction set, as far as is known."""
+    return capability() not in SETS or SETS.index(wanted) <= SETS.index(capability())
+
+
+@beside
+def checked() -> dict[str, CompletedProcess[str]]:
+    """Values with each instruction set, and a digest of all the bits."""
+
+    def check(wanted: str) -> CompletedProcess[str]:
+        paths = [str(Path(__file__).parent), str(Path(torch_mlxnorm.__file__).parents[1])]
+        environment = {
+            "ATEN_CPU_CAPABILITY": wanted.lower(),
+            "PYTHONPATH": os.pathsep.join(paths),
+        }
+        command = [sys.executable, "-c", CHECK.format(capability=wanted)]
+        return run(command, environment=environment)
+
+    present = [wanted for wanted in SETS if has(wanted)]
+    return dict(zip(present, side_by_side(check, present), strict=True))
+
+
+def digest(wanted: str, checked: dict[str, CompletedProcess[str]]) -> str:
+    if not has(wanted):
         pytest.skip(f"this processor has no {wanted}")
-    paths = [str(Path(__file__).parent), str(Path(torch_mlxnorm.__file__).parents[1])]
-    environment = os.environ | {
-        "ATEN_CPU_CAPABILITY": wanted.lower(),
-        "PYTHONPATH": os.pathsep.join(paths),
-    }
-    command = [sys.executable, "-c", CHECK.format(capability=wanted)]
-    run = subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True)
-    return run.stdout
+    assert checked[wanted].returncode == 0, checked[wanted].stderr
+    return checked[wanted].stdout
 
 
 @pytest.mark.parametrize("wanted", SETS)
-def test_every_instruction_set(wanted: str) -> None:
-    assert len(digest(wanted).strip()) == 64
+def test_every_instruction_set(wanted: str, checked: dict[str, CompletedProcess[str]]) -> None:
+    assert len(digest(wanted, checked).strip()) == 64
 
 
 @pytest.mark.skipif("AVX512" not in SETS, reason="of x86-64")
-def test_instruction_sets_with_fma_give_the_same_bits() -> None:
-    assert digest("AVX2") == digest("AVX512")
+def test_instruction_sets_with_fma_give_the_same_bits(
+    checked: dict[str, CompletedProcess[str]],
+) -> None:
+    assert digest("AVX2", checked) == digest("AVX512", checked)
 
 
 def foreign_weak_symbols(path: Path, isa: str) -> list[str]:
@@ -140,16 +158,16 @@ extern "C" void rms_norm(const float* x, float* out, int64_t rows, int64_t dim) 
 """
 
 
-@pytest.mark.skipif("AVX2" not in SETS, reason="of x86-64")
-def test_vectors_that_do_not_start_at_zero(tmp_path: Path) -> None:
-    """PyTorch 2.8's Vectorized<float>() leaves the lanes undefined; later ones are zero. Built with
-    the constructor of 2.8, and with undefined variables filled so that they show."""
-    if capability() == "DEFAULT":
-        pytest.skip("this processor has no AVX2")
-    root = Path(__file__).parents[1]
-    headers = Path(torch.__file__).parent / "include/ATen/cpu/vec"
-    shutil.copytree(headers, tmp_path / "ATen/cpu/vec")
-    vectors = tmp_path / "ATen/cpu/vec/vec256/vec256_float.h"
+FOLDER = tempfile.TemporaryDirectory()
+
+
+@beside
+def with_undefined_lanes() -> Path:
+    """rms_norm built with PyTorch 2.8's constructor of vectors, and with undefined variables filled
+    so that they show."""
+    root, torch_root, folder = Path(__file__).parents[1], Path(torch.__file__).parent, FOLDER.name
+    shutil.copytree(torch_root / "include/ATen/cpu/vec", f"{folder}/ATen/cpu/vec")
+    vectors = Path(folder, "ATen/cpu/vec/vec256/vec256_float.h")
     text, replaced = re.subn(
         r"Vectorized\(\) \{\s*values = _mm256_setzero_ps\(\);\s*\}",
         "Vectorized() {}",
@@ -157,20 +175,26 @@ def test_vectors_that_do_not_start_at_zero(tmp_path: Path) -> None:
     )
     assert replaced == 1 or "Vectorized() {}" in text
     vectors.write_text(text)
-    (tmp_path / "harness.cpp").write_text(HARNESS)
-
-    torch_root = Path(torch.__file__).parent
+    harness, library = Path(folder, "harness.cpp"), Path(folder, "old.so")
+    harness.write_text(HARNESS)
     command = [*os.environ.get("CXX", "c++").split(), "-O1", "-std=c++20", "-shared", "-fPIC", "-w"]
     command += ["-ftrivial-auto-var-init=pattern", "-mavx2", "-mfma", "-mf16c"]
     command += ["-DCPU_CAPABILITY=AVX2", "-DCPU_CAPABILITY_AVX2"]
-    command += [f"-I{tmp_path}", f"-I{root}", f"-isystem{torch_root / 'include'}"]
-    command += [str(tmp_path / "harness.cpp"), str(root / "csrc/cpu/isa/rms_norm.cpp")]
-    command += [f"-L{torch_root / 'lib'}", "-lc10", "-ltorch_cpu", "-o", str(tmp_path / "old.so")]
-    subprocess.run(command, check=True)
+    command += [f"-I{folder}", f"-I{root}", f"-isystem{torch_root / 'include'}"]
+    command += [str(harness), str(root / "csrc/cpu/isa/rms_norm.cpp")]
+    command += [f"-L{torch_root / 'lib'}", "-lc10", "-ltorch_cpu", "-o", str(library)]
+    done = run(command)
+    assert done.returncode == 0, done.stderr
+    return library
 
+
+@pytest.mark.skipif("AVX2" not in SETS, reason="of x86-64")
+@pytest.mark.skipif(capability() == "DEFAULT", reason="this processor has no AVX2")
+def test_vectors_that_do_not_start_at_zero(with_undefined_lanes: Path) -> None:
+    """PyTorch 2.8's Vectorized<float>() leaves the lanes undefined; later ones are zero."""
     x = torch.randn(3, 100)
     out = torch.empty_like(x)
-    rms_norm = ctypes.CDLL(str(tmp_path / "old.so")).rms_norm
+    rms_norm = ctypes.CDLL(str(with_undefined_lanes)).rms_norm
     rms_norm.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
     rms_norm(x.data_ptr(), out.data_ptr(), 3, 100)
     assert_within(out, Bounds(Options(), torch.float32).norm(x, None))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
+from beside import PROCESSORS, beside, side_by_side
 
 from tools import planted_mistake, require_module
 
@@ -15,6 +16,7 @@ require_module("ziglang", "PyPI ziglang")
 require_module("lief", "PyPI lief")
 
 from cross_compile import (  # noqa: E402
+    CACHE,
     Outcome,
     Source,
     compile_all,
@@ -55,13 +57,24 @@ def unresolved(objects: list[Path], version: str) -> list[str]:
 # ---- the extension -------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="session")
-def product(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Outcome]:
-    folder = tmp_path_factory.mktemp("macos")
-    outcomes = compile_all(
-        product_sources(folder / "generated"), folder, TORCH_INCLUDE, os.cpu_count() or 1
-    )
+# Where it was the last time: zig remembers what it compiled by the command and what that read.
+GENERATED = CACHE / "generated"
+OBJECTS = tempfile.TemporaryDirectory()
+
+
+@beside
+def product() -> dict[Path, Outcome]:
+    sources = product_sources(GENERATED)
+    outcomes = compile_all(sources, Path(OBJECTS.name), TORCH_INCLUDE, PROCESSORS)
     return {outcome.source.path: outcome for outcome in outcomes}
+
+
+@beside
+def unbalanced() -> dict[Path, list[str]]:
+    """What is found about references in the .mm files."""
+    sources = [s for s in product_sources(GENERATED) if s.path.suffix == ".mm"]
+    found = side_by_side(lambda s: retain_count_warnings(s, TORCH_INCLUDE), sources)
+    return dict(zip([source.path for source in sources], found, strict=True))
 
 
 @pytest.mark.parametrize("path", product_paths(), ids=name_of)
@@ -84,8 +97,8 @@ def test_exp_on_arm64_is_that_of_x86(product: dict[Path, Outcome]) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(CSRC.rglob("*.mm")), ids=name_of)
-def test_retains_and_releases_balance(path: Path, product: dict[Path, Outcome]) -> None:
-    assert not retain_count_warnings(product[path].source, TORCH_INCLUDE)
+def test_retains_and_releases_balance(path: Path, unbalanced: dict[Path, list[str]]) -> None:
+    assert not unbalanced[path]
 
 
 def test_no_forbidden_header() -> None:

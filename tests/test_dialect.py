@@ -2,37 +2,64 @@
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 from pathlib import Path
 
 import dialect
 import pytest
+from beside import PROCESSORS, beside, run, side_by_side
 
 from tools import planted_mistake, require
 
-SHADERS = Path(__file__).resolve().parents[1] / "shaders"
-SELFTEST = Path(__file__).parent / "dialect" / "selftest"
+TESTS = Path(__file__).resolve().parent
+SHADERS = TESTS.parent / "shaders"
+SELFTEST = TESTS / "dialect" / "selftest"
 
 require(dialect.COMPILER, "Debian clang-19")
 
 
-@pytest.mark.parametrize("path", sorted(SHADERS.glob("*.metal")), ids=lambda path: path.name)
-def test_shader_keeps_to_the_dialect(path: Path) -> None:
-    assert not dialect.check(path)
-
-
-# ---- the check itself: a correct file passes, planted mistakes are found on their line -----------
-
+PRODUCT = sorted(SHADERS.glob("*.metal"))
 CORRECT = SELFTEST / "correct.metal"
 OPS = SELFTEST.parents[1] / "metal_sim" / "selftest" / "ops.metal"
 MISTAKES = sorted(set(SELFTEST.glob("*.metal")) - {CORRECT})
 
+CHECK = """
+import json, sys
+from pathlib import Path
+import dialect
+print(json.dumps({path: dialect.check(Path(path)) for path in sys.argv[1:]}))
+"""
+
+
+@beside
+def found() -> dict[str, list[str]]:
+    """In every file: large syntax trees, which other processes read."""
+    files = [str(path) for path in (*PRODUCT, CORRECT, OPS, *MISTAKES)]
+
+    def check(i: int) -> dict[str, list[str]]:
+        command = [sys.executable, "-c", CHECK, *files[i::PROCESSORS]]
+        done = run(command, environment={"PYTHONPATH": str(TESTS)})
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return {k: v for part in side_by_side(check, range(PROCESSORS)) for k, v in part.items()}
+
+
+@pytest.mark.parametrize("path", PRODUCT, ids=lambda path: path.name)
+def test_shader_keeps_to_the_dialect(path: Path, found: dict[str, list[str]]) -> None:
+    assert not found[str(path)]
+
+
+# ---- the check itself: a correct file passes, planted mistakes are found on their line -----------
+
 
 @pytest.mark.parametrize("path", [CORRECT, OPS], ids=lambda path: path.stem)
-def test_correct_file_passes(path: Path) -> None:
-    assert not dialect.check(path)
+def test_correct_file_passes(path: Path, found: dict[str, list[str]]) -> None:
+    assert not found[str(path)]
 
 
 @pytest.mark.parametrize("path", MISTAKES, ids=lambda path: path.stem)
-def test_mistake_is_found(path: Path) -> None:
-    assert re.search(planted_mistake(path), "\n".join(dialect.check(path)))
+def test_mistake_is_found(path: Path, found: dict[str, list[str]]) -> None:
+    assert re.search(planted_mistake(path), "\n".join(found[str(path)]))

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import shutil
-import subprocess
 import sys
+import tempfile
 import time
 import types
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
 import torch
+from beside import beside, run, side_by_side
 from ops import OPS, each_op
 from tensors import DTYPES, type_id
 
@@ -28,16 +30,6 @@ from torch_mlxnorm._examinations import SECTIONS, Fact, Setting
 
 PACKAGE = Path(torch_mlxnorm.__file__).parent
 Report = dict[str, Any]
-
-
-def start(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "torch_mlxnorm.doctor", *arguments],
-        cwd=folder,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-    )
 
 
 def section(report: Report, name: str) -> Report:
@@ -64,11 +56,64 @@ def examine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> Callable
 # ---- whole runs ---------------------------------------------------------------------------------
 
 
-def assert_complete(result: subprocess.CompletedProcess[str], path: Path) -> Report:
-    assert result.returncode == 0, result.stdout + result.stderr
-    *_, written, line = result.stdout.splitlines()
-    assert line.startswith("PASS: torch_mlxnorm ") and str(path) in written
-    report = json.loads(path.read_text())
+@dataclass(frozen=True)
+class Run:
+    result: CompletedProcess[str]
+    seconds: float
+    folder: str  # it ran there
+    report: Report | None
+
+    def __str__(self) -> str:
+        return self.result.stdout + self.result.stderr
+
+
+HANGS = """if True:
+    import time
+    from torch_mlxnorm import doctor
+    doctor.LIMIT = 1
+    doctor.SECTIONS = {"slow": lambda setting: time.sleep(300)}
+    doctor.main(["--device", "cpu"])"""
+
+
+def doctor_with(*arguments: str, **environment: str) -> Callable[[Path], CompletedProcess[str]]:
+    command = [sys.executable, "-m", "torch_mlxnorm.doctor", *arguments]
+    return lambda folder: run(command, folder=folder, environment=environment)
+
+
+def without_a_checkout(folder: Path) -> CompletedProcess[str]:
+    shutil.copytree(PACKAGE, folder / "torch_mlxnorm")
+    return doctor_with("--sim", PYTHONPATH=str(folder))(folder)
+
+
+RUNS: dict[str, Callable[[Path], CompletedProcess[str]]] = {
+    "simulated": doctor_with("--sim", "--json", "elsewhere.json"),
+    "cpu": doctor_with("--quick", "--device", "cpu"),
+    "hangs": lambda folder: run([sys.executable, "-c", HANGS], folder=folder),
+    "no checkout": without_a_checkout,
+    "missing tool": doctor_with("--sim", PATH="/nonexistent", METAL_SIM_CLANG=""),
+    "no mps": doctor_with("--device", "mps"),
+}
+
+
+@beside
+def whole_runs() -> dict[str, Run]:
+    def whole_run(name: str) -> Run:
+        with tempfile.TemporaryDirectory() as folder:
+            begin = time.monotonic()
+            result = RUNS[name](Path(folder))
+            seconds = time.monotonic() - begin
+            reports = [json.loads(path.read_text()) for path in Path(folder).glob("*.json")]
+            return Run(result, seconds, folder, reports[0] if reports else None)
+
+    return dict(zip(RUNS, side_by_side(whole_run, RUNS), strict=True))
+
+
+def assert_complete(done: Run, file: str) -> Report:
+    assert done.result.returncode == 0, done
+    *_, written, line = done.result.stdout.splitlines()
+    assert line.startswith("PASS: torch_mlxnorm ") and file in written
+    report = done.report
+    assert report is not None
     assert report["format"] == 1 and report["verdict"] == "PASS" and report["line"] == line
     assert [section["name"] for section in report["sections"]] == list(SECTIONS)
     for part in report["sections"]:
@@ -93,19 +138,18 @@ def assert_complete(result: subprocess.CompletedProcess[str], path: Path) -> Rep
     return report
 
 
-def test_on_the_cpu(tmp_path: Path) -> None:
-    result = start("--quick", "--device", "cpu", folder=tmp_path)
-    report = assert_complete(result, tmp_path / "torch_mlxnorm-doctor.json")
+def test_on_the_cpu(whole_runs: dict[str, Run]) -> None:
+    done = whole_runs["cpu"]
+    report = assert_complete(done, f"{done.folder}/torch_mlxnorm-doctor.json")
     (row,) = section(report, "kernels")["rows"]
     assert row["value"] == "compiled when the extension was built"
 
 
-def test_on_simulated_mps(simulated_mps: str, tmp_path: Path) -> None:
+def test_on_simulated_mps(simulated_mps: str, whole_runs: dict[str, Run]) -> None:
     require_checkout()
-    path = tmp_path / "elsewhere.json"
-    result = start("--sim", "--json", str(path), folder=tmp_path)
-    report = assert_complete(result, path)
-    assert "host time (simulated: these times say nothing about a GPU)" in result.stdout
+    done = whole_runs["simulated"]
+    report = assert_complete(done, "elsewhere.json")
+    assert "host time (simulated: these times say nothing about a GPU)" in done.result.stdout
     kernels = section(report, "kernels")["rows"]
     assert {row["operator"] for row in kernels} == set(OPS)
     for row in kernels:
@@ -113,46 +157,37 @@ def test_on_simulated_mps(simulated_mps: str, tmp_path: Path) -> None:
         assert all(name.startswith(row["operator"] + "_") for name in row["seconds"])
 
 
-def test_sim_needs_a_checkout(tmp_path: Path) -> None:
-    shutil.copytree(PACKAGE, tmp_path / "torch_mlxnorm")
-    result = start("--sim", folder=tmp_path, PYTHONPATH=str(tmp_path))
+def test_sim_needs_a_checkout(whole_runs: dict[str, Run]) -> None:
+    result = whole_runs["no checkout"].result
     assert result.returncode == 1
     assert "doctor: --sim needs a checkout of torch_mlxnorm" in result.stderr
     assert "Traceback" not in result.stderr
 
 
-def test_sim_names_a_missing_tool(simulated_mps: str, tmp_path: Path) -> None:
+def test_sim_names_a_missing_tool(simulated_mps: str, whole_runs: dict[str, Run]) -> None:
     require_checkout()
-    result = start("--sim", folder=tmp_path, PATH=str(tmp_path), METAL_SIM_CLANG="")
+    result = whole_runs["missing tool"].result
     assert result.returncode == 1
     assert "doctor: --sim: clang++-19 was not found: apt-get install clang-19" in result.stderr
     assert "Traceback" not in result.stderr
 
 
-def test_says_that_there_is_no_mps(tmp_path: Path) -> None:
+def test_says_that_there_is_no_mps(whole_runs: dict[str, Run]) -> None:
     if sys.platform == "darwin":
         pytest.skip("a Mac has it")
-    result = start("--device", "mps", folder=tmp_path)
+    result = whole_runs["no mps"].result
     assert result.returncode == 1
     expected = f"doctor: there is no MPS device: torch {torch.__version__} is built without MPS\n"
     assert result.stderr == expected
 
 
-def test_a_run_that_hangs_is_ended(tmp_path: Path) -> None:
-    program = """if True:
-        import time
-        from torch_mlxnorm import doctor
-        doctor.LIMIT = 1
-        doctor.SECTIONS = {"slow": lambda setting: time.sleep(300)}
-        doctor.main(["--device", "cpu"])"""
-    start = time.monotonic()
-    result = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert result.returncode == 1 and time.monotonic() - start < 100
-    assert "Timeout" in result.stderr
-    report = json.loads((tmp_path / "torch_mlxnorm-doctor.json").read_text())
-    assert (report["verdict"], report["line"]) == ("FAIL", "FAIL: ended in section slow")
+def test_a_run_that_hangs_is_ended(whole_runs: dict[str, Run]) -> None:
+    hung = whole_runs["hangs"]
+    assert hung.result.returncode == 1 and hung.seconds < 100
+    assert "Timeout" in hung.result.stderr
+    assert hung.report is not None
+    assert hung.report["verdict"] == "FAIL"
+    assert hung.report["line"] == "FAIL: ended in section slow"
 
 
 # ---- planted faults -----------------------------------------------------------------------------

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 import sysconfig
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from beside import beside, run, run_programs
+from forked import Program
 
 import torch_mlxnorm
 
@@ -18,17 +21,16 @@ PACKAGE = Path(torch_mlxnorm.__file__).parent
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 COMMAND = "pip install --no-build-isolation --no-deps --force-reinstall ."
 HERE = torch.__version__
+OURS = torch_mlxnorm.__version__
+PATCH_RELEASE = ".".join([*HERE.split(".")[:2], "99"])
+OTHERS = [
+    "2.9.1" if other.split(".")[:2] == HERE.split(".")[:2] else other
+    for other in ("2.8.0", "3.0.0a0+git1234567")
+]
 
 
-def record(torch_version: str, version: str = torch_mlxnorm.__version__) -> str:
+def record(torch_version: str, version: str = OURS) -> str:
     return f'EXTENSION = "_C{SUFFIX}"\nTORCH = "{torch_version}"\nVERSION = "{version}"\n'
-
-
-@pytest.fixture
-def package(tmp_path: Path) -> Path:
-    """The Python files alone."""
-    ignore = shutil.ignore_patterns("_C*", "_build.py", "__pycache__")
-    return Path(shutil.copytree(PACKAGE, tmp_path / "torch_mlxnorm", ignore=ignore))
 
 
 def with_extension(package: Path, text: str) -> None:
@@ -36,102 +38,124 @@ def with_extension(package: Path, text: str) -> None:
     (package / "_build.py").write_text(text)
 
 
-def error(package: Path, before: str = "pass") -> str:
-    """Of an import in a process of its own; empty when it works."""
-    statement = f"import torch; {before}; import torch_mlxnorm; torch.ops.mlxnorm.rms_norm.default"
-    run = subprocess.run(
-        [sys.executable, "-c", statement],
-        env=os.environ | {"PYTHONPATH": str(package.parent)},
-        cwd=package.parent,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert "Traceback" in run.stderr if run.returncode else not run.stderr
-    return run.stderr
+def without_a_record(package: Path) -> None:
+    (package / f"_C{SUFFIX}").symlink_to(PACKAGE / f"_C{SUFFIX}")
 
 
-def test_an_extension_that_fits(package: Path) -> None:
-    with_extension(package, record(HERE))
-    assert error(package) == ""
-
-
-def test_without_a_record(package: Path) -> None:
-    """As an extension of elsewhere: whether it loads is the test."""
-    with_extension(package, "")
-    (package / "_build.py").unlink()
-    assert error(package) == ""
-
-
-def test_a_record_of_another_pythons_extension(package: Path) -> None:
-    """Of a checkout that was built for two: the record is the last one's."""
+def another_pythons_record(package: Path) -> None:
     with_extension(package, record("2.99.0").replace(SUFFIX, ".cpython-39-x86_64-linux-gnu.so"))
     (package / "_C.cpython-39-x86_64-linux-gnu.so").touch()
-    assert error(package) == ""
 
 
-def test_never_built(package: Path) -> None:
-    said = error(package)
-    assert "ImportError: torch_mlxnorm._C has not been built." in said and COMMAND in said
-
-
-def test_another_python_or_platform(package: Path) -> None:
-    name = "_C.cpython-39-darwin.so"
-    (package / name).touch()
-    said = error(package)
-    assert "was built for another Python or platform" in said and COMMAND in said
-    assert f"found {name}, this Python loads _C{SUFFIX}" in said
-
-
-@pytest.mark.parametrize("other", ["2.8.0", "3.0.0a0+git1234567"])
-def test_another_pytorch(other: str, package: Path) -> None:
-    """Refused before it is loaded, so that the loader need not find the symbol that is missing."""
-    if other.split(".")[:2] == HERE.split(".")[:2]:
-        other = "2.9.1"
-    with_extension(package, record(other))
-    said = error(package)
-    assert f"built for PyTorch {other}, this is {HERE}" in said and COMMAND in said
-
-
-def test_another_build_of_the_same_release(package: Path) -> None:
-    """Loads if it can."""
-    with_extension(package, record(HERE.split("+")[0] + "+cu999"))
-    assert error(package) == ""
-
-
-def test_an_undefined_symbol(package: Path, tmp_path: Path) -> None:
-    """Of an extension for a patch release: the loader's words, and both versions."""
-    source = tmp_path / "source.cpp"
+def undefined_symbol(package: Path) -> None:
+    source = package / "source.cpp"
     source.write_text("extern int of_another_pytorch; int* use() { return &of_another_pytorch; }")
     compiler = os.environ.get("CXX", "c++").split()
     command = [*compiler, "-shared", "-fPIC", source, "-o", package / f"_C{SUFFIX}"]
     command += ["-Wl,-undefined,dynamic_lookup"] if sys.platform == "darwin" else []
-    subprocess.run(command, check=True)
-    said = error(package)
-    assert "torch_mlxnorm._C does not load: " in said and "of_another_pytorch" in said
-
-    other = ".".join([*HERE.split(".")[:2], "99"])
-    (package / "_build.py").write_text(record(other))
-    said = error(package)
-    assert f"torch_mlxnorm._C was built for PyTorch {other}, this is {HERE}: " in said
-    assert "of_another_pytorch" in said and COMMAND in said
+    assert run(command).returncode == 0
 
 
-def test_an_extension_of_another_version(package: Path) -> None:
-    with_extension(package, record(HERE, version="0.0.9"))
-    said = error(package)
-    ours = torch_mlxnorm.__version__
-    assert f"_C is of version 0.0.9, the Python files beside it are of {ours}" in said
-    assert COMMAND in said
+def undefined_symbol_and_record(package: Path) -> None:
+    undefined_symbol(package)
+    (package / "_build.py").write_text(record(PATCH_RELEASE))
 
 
-def test_an_old_pytorch(package: Path) -> None:
-    with_extension(package, record(HERE))
-    said = error(package, before="torch.__version__ = '2.7.1+cpu'")
-    assert "needs PyTorch 2.8 or later, this is 2.7.1+cpu" in said
+# What is done to the Python files alone.
+PACKAGES: dict[str, Callable[[Path], object]] = {
+    "never built": lambda package: None,
+    "fits": lambda package: with_extension(package, record(HERE)),
+    "no record": without_a_record,
+    "another Python's record": another_pythons_record,
+    "another Python": lambda package: (package / "_C.cpython-39-darwin.so").touch(),
+    **{
+        other: lambda package, other=other: with_extension(package, record(other))
+        for other in OTHERS
+    },
+    "another build": lambda package: with_extension(package, record(HERE.split("+")[0] + "+cu999")),
+    "undefined symbol": undefined_symbol,
+    "undefined symbol, record": undefined_symbol_and_record,
+    "another version": lambda package: with_extension(package, record(HERE, version="0.0.9")),
+    "old PyTorch": lambda package: with_extension(package, record(HERE)),
+}
+BEFORE = {"old PyTorch": "torch.__version__ = '2.7.1+cpu'"}
+
+
+@beside
+def said() -> dict[str, str]:
+    """By an import in each package, in a process of its own; nothing when it works."""
+    ignore = shutil.ignore_patterns("_C*", "_build.py", "__pycache__")
+    with tempfile.TemporaryDirectory() as folder:
+        programs = []
+        for i, (name, change) in enumerate(PACKAGES.items()):
+            parent = f"{folder}/{i}"
+            change(Path(shutil.copytree(PACKAGE, f"{parent}/torch_mlxnorm", ignore=ignore)))
+            code = f"import torch; {BEFORE.get(name, 'pass')}; import torch_mlxnorm; "
+            code += "torch.ops.mlxnorm.rms_norm.default"
+            programs.append(Program(code, folder=parent, path=[parent]))
+        runs = run_programs(programs)
+    for done in runs:
+        assert "Traceback" in done.stderr if done.returncode else not done.stderr
+    return dict(zip(PACKAGES, [done.stderr for done in runs], strict=True))
+
+
+def test_an_extension_that_fits(said: dict[str, str]) -> None:
+    assert said["fits"] == ""
+
+
+def test_without_a_record(said: dict[str, str]) -> None:
+    """As an extension of elsewhere: whether it loads is the test."""
+    assert said["no record"] == ""
+
+
+def test_a_record_of_another_pythons_extension(said: dict[str, str]) -> None:
+    """Of a checkout that was built for two: the record is the last one's."""
+    assert said["another Python's record"] == ""
+
+
+def test_never_built(said: dict[str, str]) -> None:
+    text = said["never built"]
+    assert "ImportError: torch_mlxnorm._C has not been built." in text and COMMAND in text
+
+
+def test_another_python_or_platform(said: dict[str, str]) -> None:
+    text = said["another Python"]
+    assert "was built for another Python or platform" in text and COMMAND in text
+    assert f"found _C.cpython-39-darwin.so, this Python loads _C{SUFFIX}" in text
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_another_pytorch(other: str, said: dict[str, str]) -> None:
+    """Refused before it is loaded, so that the loader need not find the symbol that is missing."""
+    assert f"built for PyTorch {other}, this is {HERE}" in said[other] and COMMAND in said[other]
+
+
+def test_another_build_of_the_same_release(said: dict[str, str]) -> None:
+    """Loads if it can."""
+    assert said["another build"] == ""
+
+
+def test_an_undefined_symbol(said: dict[str, str]) -> None:
+    """Of an extension for a patch release: the loader's words, and both versions."""
+    text = said["undefined symbol"]
+    assert "torch_mlxnorm._C does not load: " in text and "of_another_pytorch" in text
+    text = said["undefined symbol, record"]
+    assert f"torch_mlxnorm._C was built for PyTorch {PATCH_RELEASE}, this is {HERE}: " in text
+    assert "of_another_pytorch" in text and COMMAND in text
+
+
+def test_an_extension_of_another_version(said: dict[str, str]) -> None:
+    text = said["another version"]
+    assert f"_C is of version 0.0.9, the Python files beside it are of {OURS}" in text
+    assert COMMAND in text
+
+
+def test_an_old_pytorch(said: dict[str, str]) -> None:
+    assert "needs PyTorch 2.8 or later, this is 2.7.1+cpu" in said["old PyTorch"]
 
 
 def test_this_build_has_a_record() -> None:
     import torch_mlxnorm._build as build
 
     assert build.EXTENSION == f"_C{SUFFIX}"
-    assert (build.TORCH, build.VERSION) == (str(HERE), torch_mlxnorm.__version__)
+    assert (build.TORCH, build.VERSION) == (str(HERE), OURS)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from random import Random
+from subprocess import CompletedProcess
 
 import fuzz
 import pytest
 import torch
+from beside import beside, run
 from cases import Case, Layout, check_case, random_case
 from ops import OPS
 from tensors import POISON
 
 import torch_mlxnorm
+
+TESTS = Path(__file__).parent
 
 
 @pytest.mark.parametrize("block", range(4))
@@ -164,9 +169,25 @@ def die_at_dim_17(device: str) -> None:
     )
 
 
-def test_names_the_case_that_ends_its_process() -> None:
+def first_deadly_case() -> int:
     cases = [fuzz.case_of(0, number, "cpu") for number in range(2000)]
-    deadly = next(i for i, c in enumerate(cases) if c.op == "add_rms_norm" and c.dim == 17)
-    first = deadly - 3
-    found = fuzz.find_crash(0, first, first + 8, "cpu", prepare=die_at_dim_17)
-    assert found.number == deadly and found.text == "the process died"
+    return next(i for i, c in enumerate(cases) if c.op == "add_rms_norm" and c.dim == 17)
+
+
+CRASH = """
+import fuzz
+from test_fuzz import die_at_dim_17, first_deadly_case
+
+deadly = first_deadly_case()
+found = fuzz.find_crash(0, deadly - 3, deadly + 5, "cpu", prepare=die_at_dim_17)
+print(found.number - deadly, found.text)
+"""
+
+
+@beside
+def crash() -> CompletedProcess[str]:
+    return run([sys.executable, "-c", CRASH], environment={"PYTHONPATH": str(TESTS)})
+
+
+def test_names_the_case_that_ends_its_process(crash: CompletedProcess[str]) -> None:
+    assert crash.stdout == "0 the process died\n", crash.stderr

@@ -5,12 +5,15 @@ from __future__ import annotations
 import runpy
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import metal_sim
 import pytest
 import torch
+from beside import beside, run_programs
+from beside import run as run_alone
+from forked import Program
 from metal_sim.translator import cpp_backend, msl
 
 TESTS = Path(__file__).resolve().parent
@@ -62,16 +65,12 @@ def run(kernel: str, *, source: str = BUGS, x=None, **options) -> torch.Tensor:
     return y.cpu()
 
 
-def launches_in_subprocess(code: str) -> subprocess.CompletedProcess[str]:
-    """Run code that may end its process."""
-    prelude = f"""
-        import sys
-        sys.path.insert(0, {str(TESTS)!r})
-        import torch, metal_sim
-        metal_sim.build_and_load("metal_sim_selftest", [{str(SELFTEST / "launcher.mm")!r}])
-    """
-    program = textwrap.dedent(prelude) + textwrap.dedent(code)
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+PRELUDE = f"""
+import sys
+sys.path.insert(0, {str(TESTS)!r})
+import torch, metal_sim
+metal_sim.build_and_load("metal_sim_selftest", [{str(SELFTEST / "launcher.mm")!r}])
+"""
 
 
 # ---- planted bugs of kernels --------------------------------------------------------------------
@@ -316,20 +315,26 @@ def test_outside_commits_are_counted(what: str) -> None:
         torch.mps.synchronize()
 
 
-@pytest.mark.parametrize(
-    ("what", "text"),
-    [
-        ("over_release", "over-release: 'release' sent to a released object of class SimBuffer"),
-        ("use_after_release", "use after release: 'contents' sent to a released object"),
-        ("autorelease_without_pool", "autorelease of a SimBuffer without an @autoreleasepool"),
-        ("reenter_queue", "deadlock: the calling block already runs on this queue"),
-        ("throw_out_of_block", "a C++ exception left the block"),
-    ],
-)
-def test_misuse_that_ends_the_process(what: str, text: str) -> None:
-    result = launches_in_subprocess(f"torch.ops.metal_selftest.misuse({what!r})")
-    assert result.returncode == -6, result.stderr
-    assert text in result.stderr
+DEADLY = {
+    "over_release": "over-release: 'release' sent to a released object of class SimBuffer",
+    "use_after_release": "use after release: 'contents' sent to a released object",
+    "autorelease_without_pool": "autorelease of a SimBuffer without an @autoreleasepool",
+    "reenter_queue": "deadlock: the calling block already runs on this queue",
+    "throw_out_of_block": "a C++ exception left the block",
+}
+
+
+@beside
+def misused() -> dict[str, CompletedProcess[str]]:
+    misuse = "torch.ops.metal_selftest.misuse"
+    programs = [Program(f"{PRELUDE}{misuse}({what!r})") for what in DEADLY]
+    return dict(zip(DEADLY, run_programs(programs), strict=True))
+
+
+@pytest.mark.parametrize("what", DEADLY)
+def test_misuse_that_ends_the_process(what: str, misused: dict[str, CompletedProcess[str]]) -> None:
+    assert misused[what].returncode == -6, misused[what].stderr
+    assert DEADLY[what] in misused[what].stderr
 
 
 def test_leaks_can_be_counted() -> None:
@@ -902,16 +907,19 @@ def test_huge_storage_costs_only_what_is_touched() -> None:
     assert int(resident.split()[1]) < 8 << 20  # KiB
 
 
-def test_process_ends_cleanly_with_work_left() -> None:
-    result = launches_in_subprocess(
-        """
-        x = torch.ones(64, device="mps")
-        torch.ops.metal_selftest.misuse("leak")
-        y = (x + 1).relu()
-        print("end")
-        """
-    )
-    assert (result.returncode, result.stdout) == (0, "end\n"), result.stderr
+@beside
+def left_behind() -> CompletedProcess[str]:
+    program = """
+x = torch.ones(64, device="mps")
+torch.ops.metal_selftest.misuse("leak")
+y = (x + 1).relu()
+print("end")
+"""
+    return run_alone([sys.executable, "-c", PRELUDE + program])
+
+
+def test_process_ends_cleanly_with_work_left(left_behind: CompletedProcess[str]) -> None:
+    assert (left_behind.returncode, left_behind.stdout) == (0, "end\n"), left_behind.stderr
 
 
 def test_missing_tool_names_its_package(monkeypatch: pytest.MonkeyPatch) -> None:

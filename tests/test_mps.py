@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import metal_sim
 import pytest
 import torch
+from beside import beside, run_programs
 from conftest import mps_refusal
+from forked import Program
 from metal_sim import product
 from ops import Call, Op, assert_all_same_bits, each_op
 from tensors import DTYPES, misaligned, type_id
@@ -18,6 +18,7 @@ from tensors import DTYPES, misaligned, type_id
 import torch_mlxnorm
 from torch_mlxnorm import rms_norm
 
+TESTS = Path(__file__).parent
 pytestmark = pytest.mark.usefixtures("simulated_mps")
 
 # Of 16-bit rows, with the kernel that is made for them.
@@ -246,28 +247,34 @@ def test_experts_that_the_kernels_cannot_count_are_an_error() -> None:
     assert metal_sim.stats()["buffers"] == metal_sim.stats()["dispatches"] == 0
 
 
-@pytest.mark.parametrize(
-    ("variable", "choice", "error"),
-    [
-        ("ACCESS", "scalar", None),
-        ("ACCESS", "vector", "TORCH_MLXNORM_ACCESS=vector needs rows of a multiple of 16 bytes"),
-        ("ACCESS", "fast", 'TORCH_MLXNORM_ACCESS must be "scalar", "vector" or unset, got "fast"'),
-        ("KERNEL", "vector", "TORCH_MLXNORM_ACCESS=vector needs rows of a multiple of 16 bytes"),
-    ],
-)
-def test_access_of_the_environment(variable: str, choice: str, error: str | None) -> None:
-    """Also by the name that the variable had before."""
-    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {f"TORCH_MLXNORM_{variable}": choice}
-    environment["PYTHONPATH"] = ":".join(paths)
-    run = subprocess.run(
-        [sys.executable, "-c", ACCESS], env=environment, capture_output=True, text=True
-    )
+CHOICES = {
+    ("ACCESS", "scalar"): None,
+    ("ACCESS", "vector"): "TORCH_MLXNORM_ACCESS=vector needs rows of a multiple of 16 bytes",
+    ("ACCESS", "fast"): 'TORCH_MLXNORM_ACCESS must be "scalar", "vector" or unset, got "fast"',
+    # The name that the variable had before.
+    ("KERNEL", "vector"): "TORCH_MLXNORM_ACCESS=vector needs rows of a multiple of 16 bytes",
+}
+
+
+@beside
+def chosen() -> dict[tuple[str, str], CompletedProcess[str]]:
+    programs = [
+        Program(ACCESS, path=[str(TESTS)], environment={f"TORCH_MLXNORM_{variable}": choice})
+        for variable, choice in CHOICES
+    ]
+    return dict(zip(CHOICES, run_programs(programs), strict=True))
+
+
+@pytest.mark.parametrize(("variable", "choice"), CHOICES)
+def test_access_of_the_environment(
+    variable: str, choice: str, chosen: dict[tuple[str, str], CompletedProcess[str]]
+) -> None:
+    done, error = chosen[variable, choice], CHOICES[variable, choice]
     if error is None:
-        assert run.returncode == 0, run.stderr
+        assert done.returncode == 0, done.stderr
     else:
-        assert f"ValueError: {error}" in run.stderr
+        assert f"ValueError: {error}" in done.stderr
     if choice != "fast":
         x = torch.arange(200.0).view(2, 100).to("mps")
         expected = rms_norm(x, None).cpu().view(torch.int32).sum().item()
-        assert run.stdout.splitlines()[0] == str(expected)
+        assert done.stdout.splitlines()[0] == str(expected)

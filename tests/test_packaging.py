@@ -4,16 +4,20 @@ no checkout."""
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import sysconfig
 import tarfile
-import venv
+import tempfile
 import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from email import message_from_bytes
 from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
 
 import pytest
+from beside import beside, run
 
 import torch_mlxnorm
 from torch_mlxnorm import _C
@@ -73,23 +77,25 @@ assert torch_mlxnorm.RMSNorm(48).to("meta")(x.to("meta")).is_meta
 
 def git_files() -> set[str]:
     """Empty outside a checkout."""
-    git = ["git", "-c", "safe.directory=*", "ls-files", "-z"]
     if not (ROOT / ".git").exists():
         return set()
-    listed = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    listed = succeed(["git", "-c", "safe.directory=*", "ls-files", "-z"], folder=ROOT)
     return {name for name in listed.split("\0") if name and (ROOT / name).exists()}
 
 
-def pip(*arguments: str, **options: dict[str, str]) -> None:
-    command = [sys.executable, "-m", "pip", *arguments, "--quiet", "--no-index", "--no-deps"]
-    run = subprocess.run(command, capture_output=True, text=True, **options)
-    assert run.returncode == 0, run.stdout + run.stderr
+def succeed(command: Sequence[str | Path], **options: Any) -> str:
+    done = run(command, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
-@pytest.fixture(scope="module")
-def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made in a copy of the checkout that has been worked in."""
-    folder = tmp_path_factory.mktemp("sdist")
+def pip(*arguments: str, **options: Any) -> None:
+    options_of_all = ["--quiet", "--no-index", "--no-deps"]
+    succeed([sys.executable, "-m", "pip", *arguments, *options_of_all], **options)
+
+
+def make_sdist(folder: Path) -> Path:
+    """In a copy of the checkout that has been worked in."""
     sources = git_files() or set((ROOT / EGG_INFO / "SOURCES.txt").read_text().split("\n")) - {""}
     for name in sources - GENERATED:
         target = folder / "checkout" / name
@@ -101,67 +107,82 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text("stray")
     build = f"from setuptools import build_meta; build_meta.build_sdist({str(folder)!r})"
-    command = [sys.executable, "-c", build]
-    subprocess.run(command, cwd=folder / "checkout", capture_output=True, check=True)
+    succeed([sys.executable, "-c", build], folder=folder / "checkout")
     return folder / f"{NAME}.tar.gz"
 
 
-@pytest.fixture(scope="module")
-def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
+def make_wheel(sdist: Path, folder: Path) -> Path:
     compiler = folder / "c++"
     compiler.write_text(COMPILER.format(python=sys.executable, extension=_C.__file__))
     compiler.chmod(0o755)
     link = f"{compiler} {'-bundle' if sys.platform == 'darwin' else '-shared'}"
-    environment = os.environ | {
+    environment = {
         **{name: str(compiler) for name in ("CC", "CXX")},
         **{name: link for name in ("LDSHARED", "LDCXXSHARED")},
         "CCACHE_DISABLE": "1",
     }
     options = ["--no-build-isolation", "--wheel-dir", str(folder)]
-    pip("wheel", *options, str(sdist), env=environment)
+    pip("wheel", *options, str(sdist), environment=environment)
     (made,) = folder.glob("*.whl")
     return made
 
 
-def test_the_sdist_has_what_git_has(sdist: Path) -> None:
+def import_elsewhere(wheel: Path, folder: Path) -> CompletedProcess[str]:
+    """In an environment of its own, with PyTorch from this one, which is gigabytes."""
+    succeed([sys.executable, "-m", "venv", "--without-pip", folder / "env"])
+    python = folder / "env/bin/python"
+    pip("--python", str(python), "install", str(wheel))
+    (packages,) = (folder / "env").glob("lib/python*/site-packages")
+    outside = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
+    (packages / "outside.pth").write_text("\n".join(outside))
+    (folder / "elsewhere").mkdir()
+    return run([python, "-I", "-c", SMOKE], folder=folder / "elsewhere")
+
+
+@dataclass(frozen=True)
+class Package:
+    members: dict[str, int]  # files of the sdist and their modes
+    wheel: dict[str, bytes]
+    imported: CompletedProcess[str]
+
+
+@beside
+def built_package() -> Package:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        sdist = make_sdist(folder)
+        with tarfile.open(sdist) as archive:
+            members = {member.name: member.mode for member in archive if member.isfile()}
+        wheel = make_wheel(sdist, folder)
+        with zipfile.ZipFile(wheel) as archive:
+            files = {name: archive.read(name) for name in archive.namelist()}
+        imported = import_elsewhere(wheel, folder)
+    return Package({name.split("/", 1)[1]: mode for name, mode in members.items()}, files, imported)
+
+
+def test_the_sdist_has_what_git_has(built_package: Package) -> None:
     tracked = git_files()
     if not tracked:
         pytest.skip("not a git checkout: nothing to compare the sdist with")
-    with tarfile.open(sdist) as archive:
-        members = {member.name: member for member in archive if member.isfile()}
-        modes = {name.split("/", 1)[1]: member.mode for name, member in members.items()}
+    modes = built_package.members
     assert set(modes) == tracked | GENERATED
     programs = {name for name in tracked if os.access(ROOT / name, os.X_OK)}
     assert programs == {name for name, mode in modes.items() if mode & 0o100} and programs
 
 
-def test_the_wheel_has_nothing_else(wheel: Path) -> None:
-    about = f"{NAME}.dist-info"
-    with zipfile.ZipFile(wheel) as archive:
-        names = set(archive.namelist())
-        metadata = message_from_bytes(archive.read(f"{about}/METADATA"))
-        assert archive.read(f"{about}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
+def test_the_wheel_has_nothing_else(built_package: Package) -> None:
+    about, wheel = f"{NAME}.dist-info", built_package.wheel
+    metadata = message_from_bytes(wheel[f"{about}/METADATA"])
+    assert wheel[f"{about}/licenses/LICENSE"] == (ROOT / "LICENSE").read_bytes()
     python = {f"torch_mlxnorm/{p.name}" for p in (ROOT / "torch_mlxnorm").glob("*.py")}
     extension = f"torch_mlxnorm/_C{sysconfig.get_config_var('EXT_SUFFIX')}"
     package = python | {"torch_mlxnorm/py.typed", "torch_mlxnorm/_build.py", extension}
     described = ("METADATA", "RECORD", "WHEEL", "licenses/LICENSE", "top_level.txt")
-    assert names == package | {f"{about}/{name}" for name in described}
+    assert set(wheel) == package | {f"{about}/{name}" for name in described}
     assert metadata["License-Expression"] == "MIT"
     assert metadata["Requires-Python"] == ">=3.10"
     assert "torch>=2.8" in metadata.get_all("Requires-Dist")
 
 
-def test_the_wheel_works_in_an_environment_of_its_own(wheel: Path, tmp_path: Path) -> None:
-    """With PyTorch from this one, which is gigabytes."""
-    venv.create(tmp_path / "env", with_pip=False)
-    python = tmp_path / "env/bin/python"
-    pip("--python", str(python), "install", str(wheel))
-    (packages,) = (tmp_path / "env").glob("lib/python*/site-packages")
-    outside = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
-    (packages / "outside.pth").write_text("\n".join(outside))
-    (tmp_path / "elsewhere").mkdir()
-    run = subprocess.run(
-        [python, "-I", "-c", SMOKE], cwd=tmp_path / "elsewhere", capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr
+def test_the_wheel_works_in_an_environment_of_its_own(built_package: Package) -> None:
+    assert built_package.imported.returncode == 0, built_package.imported.stderr

@@ -11,12 +11,17 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
 import setuptools
 import torch
+from beside import beside, run, side_by_side
 from built import SOURCES
 from darwin import ROOT, Command, Mac, touch
 
@@ -26,26 +31,27 @@ OPS = sorted(path.stem for path in (ROOT / "shaders").glob("*.metal"))
 TORCH_OPENMP = ("torch/include/omp.h", "torch/lib/libomp.dylib")
 
 
-def build(mac: Mac, *arguments: str) -> str:
-    run = mac.setup(*(arguments or ("build_ext",)))
-    assert run.returncode == 0, run.stdout + run.stderr
-    return run.stdout + run.stderr
+@dataclass
+class Built:
+    """A Mac on which setup.py ran, and what it said."""
+
+    mac: Mac
+    run: CompletedProcess[str]
+
+    @property
+    def right(self) -> Mac:
+        assert self.run.returncode == 0, self.said
+        return self.mac
+
+    @property
+    def said(self) -> str:
+        return self.run.stdout + self.run.stderr
 
 
-def compilations(mac: Mac) -> list[Command]:
-    return [call for call in mac.commands() if "-c" in call.arguments and call.tool != "xcrun"]
-
-
-def link(mac: Mac) -> Command:
-    (command,) = [command for command in mac.commands() if "-bundle" in command.arguments]
-    return command
-
-
-@pytest.fixture(scope="module")
-def universal(tmp_path_factory: pytest.TempPathFactory) -> Mac:
+def universal_mac(folder: Path) -> Built:
     """The worst of Pythons: universal2, for macOS 10.13, in an environment set up for 11.0."""
     mac = Mac(
-        tmp_path_factory.mktemp("universal"),
+        folder,
         archs="-arch arm64 -arch x86_64",
         tools=("clang", "clang++", "xcrun"),
         environment={
@@ -58,8 +64,68 @@ def universal(tmp_path_factory: pytest.TempPathFactory) -> Mac:
         },
     )
     mac.has(*TORCH_OPENMP, "prefix/include/omp.h", "prefix/lib/libomp.dylib")
-    build(mac, "bdist_wheel")
-    return mac
+    return Built(mac, mac.setup("bdist_wheel"))
+
+
+def mac_whose_compiler_fails(folder: Path) -> Built:
+    mac = Mac(folder)
+    xcrun = folder / "bin/xcrun"
+    xcrun.write_text(
+        '#!/bin/sh\ncase "$*" in *--version*) exit 0;; esac\necho "bad cast"; exit 1\n'
+    )
+    xcrun.chmod(0o755)
+    return Built(mac, mac.setup("build_ext"))
+
+
+def plain_mac(folder: Path) -> Built:
+    """A Python for arm64, Homebrew's kind; its OpenMP alone; a target of the user's own."""
+    omp = folder / "omp"
+    mac = Mac(folder, environment={"MACOSX_DEPLOYMENT_TARGET": "15.4", "OMP_PREFIX": str(omp)})
+    mac.has("omp/include/omp.h", "omp/lib/libomp.dylib")
+    return Built(mac, mac.setup("build_ext"))
+
+
+def mac_with(**description: Any) -> Callable[[Path], Built]:
+    def build(folder: Path) -> Built:
+        mac = Mac(folder, **description)
+        return Built(mac, mac.setup("build_ext"))
+
+    return build
+
+
+MACS: dict[str, Callable[[Path], Built]] = {
+    "universal": universal_mac,
+    "failing xcrun": mac_whose_compiler_fails,
+    "plain": plain_mac,
+    "bare": mac_with(),
+    "no target": mac_with(environment={"MACOSX_DEPLOYMENT_TARGET": "sonoma"}),
+    "intel": mac_with(machine="x86_64", archs="-arch x86_64"),
+}
+FOLDER = tempfile.TemporaryDirectory()
+
+
+@beside
+def macs() -> dict[str, Built]:
+    def build(name: str) -> Built:
+        folder = Path(FOLDER.name, name.replace(" ", "_"))
+        folder.mkdir()
+        return MACS[name](folder)
+
+    return dict(zip(MACS, side_by_side(build, MACS), strict=True))
+
+
+@pytest.fixture
+def universal(macs: dict[str, Built]) -> Mac:
+    return macs["universal"].right
+
+
+def compilations(mac: Mac) -> list[Command]:
+    return [call for call in mac.commands() if "-c" in call.arguments and call.tool != "xcrun"]
+
+
+def link(mac: Mac) -> Command:
+    (command,) = [command for command in mac.commands() if "-bundle" in command.arguments]
+    return command
 
 
 def test_every_source_is_compiled(universal: Mac) -> None:
@@ -103,16 +169,10 @@ def test_xcodes_compiler_makes_a_metallib_of_every_op(universal: Mac) -> None:
     assert runpy.run_path(str(record))["METALLIBS"] == OPS
 
 
-def test_an_error_of_xcodes_compiler_ends_the_build(tmp_path: Path) -> None:
-    mac = Mac(tmp_path)
-    xcrun = tmp_path / "bin/xcrun"
-    xcrun.write_text(
-        '#!/bin/sh\ncase "$*" in *--version*) exit 0;; esac\necho "bad cast"; exit 1\n'
-    )
-    xcrun.chmod(0o755)
-    run = mac.setup("build_ext")
-    assert run.returncode != 0 and "bad cast" in run.stdout
-    (log,) = (mac.source / "build").glob("*/generated/metal.log")
+def test_an_error_of_xcodes_compiler_ends_the_build(macs: dict[str, Built]) -> None:
+    failed = macs["failing xcrun"]
+    assert failed.run.returncode != 0 and "bad cast" in failed.run.stdout
+    (log,) = (failed.mac.source / "build").glob("*/generated/metal.log")
     assert log.read_text().endswith("bad cast\nexit status 1\n")
 
 
@@ -152,12 +212,9 @@ def test_openmp_is_pytorchs_own(universal: Mac) -> None:
     assert libraries == [f"{universal.torch}/lib/libomp.dylib"]
 
 
-def test_a_plain_mac(tmp_path: Path) -> None:
-    """A Python for arm64, Homebrew's kind; its OpenMP alone; a target of the user's own."""
-    omp = tmp_path / "omp"
-    mac = Mac(tmp_path, environment={"MACOSX_DEPLOYMENT_TARGET": "15.4", "OMP_PREFIX": str(omp)})
-    mac.has("omp/include/omp.h", "omp/lib/libomp.dylib")
-    build(mac)
+def test_a_plain_mac(macs: dict[str, Built]) -> None:
+    mac = macs["plain"].right
+    omp = mac.folder / "omp"
     commands = [*compilations(mac), link(mac)]
     for command in commands:
         assert command.target == "15.4"
@@ -167,10 +224,9 @@ def test_a_plain_mac(tmp_path: Path) -> None:
     assert str(omp / "lib/libomp.dylib") in link(mac).arguments
 
 
-def test_a_mac_without_openmp_or_xcrun(tmp_path: Path) -> None:
+def test_a_mac_without_openmp_or_xcrun(macs: dict[str, Built]) -> None:
     """Builds all the same, and says what is missing."""
-    mac = Mac(tmp_path)
-    said = build(mac)
+    mac, said = macs["bare"].right, macs["bare"].said
     assert f"warning: no omp.h in {mac.torch}, " in said
     assert "CPU kernels will use one thread (OMP_PREFIX=" in said
     assert not any("-fopenmp" in command.arguments for command in compilations(mac))
@@ -251,18 +307,20 @@ def test_without_targets(command: str, kept: str, functions: dict[str, Any]) -> 
     assert functions["without_targets"](shlex.split(command)) == shlex.split(kept)
 
 
-def test_a_deployment_target_that_is_none(tmp_path: Path) -> None:
-    run = Mac(tmp_path, environment={"MACOSX_DEPLOYMENT_TARGET": "sonoma"}).setup("build_ext")
-    assert run.returncode != 0
-    assert "MACOSX_DEPLOYMENT_TARGET must be a version such as 14.0, got 'sonoma'" in run.stderr
+def test_a_deployment_target_that_is_none(macs: dict[str, Built]) -> None:
+    refused = macs["no target"].run
+    assert refused.returncode != 0
+    assert "MACOSX_DEPLOYMENT_TARGET must be a version such as 14.0, got 'sonoma'" in refused.stderr
 
 
-def test_an_intel_mac_is_refused(tmp_path: Path) -> None:
-    mac = Mac(tmp_path, machine="x86_64", archs="-arch x86_64")
-    run = mac.setup("build_ext")
-    assert run.returncode != 0
-    assert "needs Apple silicon on macOS, and a Python for it: this one is for x86_64" in run.stderr
-    assert not (tmp_path / "log").exists()
+def test_an_intel_mac_is_refused(macs: dict[str, Built]) -> None:
+    refused, mac = macs["intel"].run, macs["intel"].mac
+    assert refused.returncode != 0
+    assert (
+        "needs Apple silicon on macOS, and a Python for it: this one is for x86_64"
+        in refused.stderr
+    )
+    assert not (mac.folder / "log").exists()
 
 
 # What setup.py builds again, shown on a small project with its layout.
@@ -284,39 +342,48 @@ SMALL = {
 SETS = ("DEFAULT", "AVX2", "AVX512") if platform.machine() == "x86_64" else ("DEFAULT",)
 
 
-@pytest.fixture
-def small(tmp_path: Path) -> Path:
-    for name, text in SMALL.items():
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    (tmp_path / "tools").mkdir()
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "tools/sources.py"):
-        shutil.copy(ROOT / name, tmp_path / name)
-    return tmp_path
-
-
-def times(small: Path) -> dict[str, int]:
-    (folder,) = (small / "build").glob("torch-*")
-    made = {str(p.relative_to(folder)): p for p in folder.rglob("*.o")}
-    made |= {"extension": next((small / "torch_mlxnorm").glob("_C.*"))}
-    return {name: path.stat().st_mtime_ns for name, path in made.items()}
-
-
 def objects_of(*sources: str) -> set[str]:
     return {f"isa/{source}_{isa}.o" for source in sources for isa in SETS}
 
 
-def test_what_is_built_again(small: Path) -> None:
-    """What a changed source, header or flag touches, and nothing else; in a folder of its own for
-    each PyTorch, platform and Python."""
+@dataclass
+class Rebuilt:
+    """What builds of the small project made, each after something was changed."""
+
+    objects: dict[str, set[str]]
+    folders: list[str]
+    record: dict[str, Any]
+    sources: str
+
+
+@beside
+def rebuilt() -> Rebuilt:
+    with tempfile.TemporaryDirectory() as name:
+        return rebuilt_in(Path(name))
+
+
+def rebuilt_in(small: Path) -> Rebuilt:
+    for name, text in SMALL.items():
+        path = small / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (small / "tools").mkdir()
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "tools/sources.py"):
+        shutil.copy(ROOT / name, small / name)
+
+    def times() -> dict[str, int]:
+        (folder,) = (small / "build").glob("torch-*")
+        made = {str(p.relative_to(folder)): p for p in folder.rglob("*.o")}
+        made |= {"extension": next((small / "torch_mlxnorm").glob("_C.*"))}
+        return {name: path.stat().st_mtime_ns for name, path in made.items()}
 
     def built() -> set[str]:
         """The objects that a build makes anew. Each is linked."""
-        before = times(small) if (small / "build").exists() else {}
+        before = times() if (small / "build").exists() else {}
         command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
-        subprocess.run(command, cwd=small, check=True)
-        anew = {name for name, time in times(small).items() if before.get(name) != time}
+        done = run(command, folder=small)
+        assert done.returncode == 0, done.stdout + done.stderr
+        anew = {name for name, time in times().items() if before.get(name) != time}
         return anew - {"extension"} if "extension" in anew else set()
 
     def edit(*names: str) -> set[str]:
@@ -325,29 +392,39 @@ def test_what_is_built_again(small: Path) -> None:
                 file.write("// edited\n")
         return built()
 
-    others = {"csrc/library.o", "csrc/cpu/cpu.o", "csrc/python/module.o"}
-    everything = objects_of("one", "two", "three") | others
-    assert built() == everything
-    assert built() == set()
-    formula, isa_source, header = (
-        "shaders/formulas/one.h",
-        "csrc/cpu/isa/three.cpp",
-        "csrc/ops/one.h",
+    objects = {"at first": built(), "nothing": built()}
+    objects["formula, ISA source, header"] = edit(
+        "shaders/formulas/one.h", "csrc/cpu/isa/three.cpp", "csrc/ops/one.h"
     )
-    touched = objects_of("one", "three") | {"csrc/library.o", "csrc/cpu/cpu.o"}
-    assert edit(formula, isa_source, header) == touched
-    isa_header, source = "csrc/cpu/isa/shared.h", "csrc/python/module.cpp"
-    assert edit(isa_header, source) == objects_of("one", "two") | {"csrc/python/module.o"}
+    objects["ISA header, source"] = edit("csrc/cpu/isa/shared.h", "csrc/python/module.cpp")
     setup = small / "setup.py"
     setup.write_text(setup.read_text().replace('["-O3", ', '["-O1", '))
-    assert built() == everything
+    objects["flag"] = built()
+    record: dict[str, Any] = {}
+    exec((small / "torch_mlxnorm/_build.py").read_text(), record)
+    folders = [path.name for path in (small / "build").glob("torch-*")]
+    return Rebuilt(objects, folders, record, SOURCES["digest"](small))
 
-    (folder,) = (small / "build").glob("torch-*")
+
+def test_what_is_built_again(rebuilt: Rebuilt) -> None:
+    """What a changed source, header or flag touches, and nothing else; in a folder of its own for
+    each PyTorch, platform and Python."""
+    others = {"csrc/library.o", "csrc/cpu/cpu.o", "csrc/python/module.o"}
+    everything = objects_of("one", "two", "three") | others
+    assert rebuilt.objects == {
+        "at first": everything,
+        "nothing": set(),
+        "formula, ISA source, header": objects_of("one", "three")
+        | {"csrc/library.o", "csrc/cpu/cpu.o"},
+        "ISA header, source": objects_of("one", "two") | {"csrc/python/module.o"},
+        "flag": everything,
+    }
+
+    (folder,) = rebuilt.folders
     python = f"cpython-{sys.version_info[0]}{sys.version_info[1]}{sys.abiflags}"
-    assert folder.name == f"torch-{torch.__version__}-{sysconfig.get_platform()}-{python}"
-    record = runpy.run_path(str(small / "torch_mlxnorm/_build.py"))
-    assert (record["TORCH"], record["VERSION"]) == (torch.__version__, "0")
-    assert record["SOURCES"] == SOURCES["digest"](small)
+    assert folder == f"torch-{torch.__version__}-{sysconfig.get_platform()}-{python}"
+    assert (rebuilt.record["TORCH"], rebuilt.record["VERSION"]) == (torch.__version__, "0")
+    assert rebuilt.record["SOURCES"] == rebuilt.sources
 
 
 @pytest.fixture(scope="module")

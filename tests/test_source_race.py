@@ -4,15 +4,18 @@ the scratch that the first one is read from, with no barrier between."""
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
+from beside import beside, run
 
 TESTS = Path(__file__).parent
 SHADERS = TESTS.parent / "shaders"
 
+PLANTED_IN, REPORTED_IN = "norm_kernels.h", "shaders/reduce.h"
 OWN_SCRATCH = "scratch + which * kMaxSimdgroups"
 SHARED_SCRATCH = "scratch"
 
@@ -36,20 +39,21 @@ print("two sums are right")
 """
 
 
-@pytest.mark.usefixtures("simulated_mps")
-def test_simulator_exposes_scratch_shared_by_two_sums(tmp_path: Path) -> None:
-    shaders = tmp_path / "shaders"
-    shutil.copytree(SHADERS, shaders)
-    kernels = shaders / "norm_kernels.h"
-    text = kernels.read_text()
-    assert text.count(OWN_SCRATCH) == 1
-    kernels.write_text(text.replace(OWN_SCRATCH, SHARED_SCRATCH))
+@beside
+def race() -> CompletedProcess[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        shaders = Path(shutil.copytree(SHADERS, f"{folder}/shaders"))
+        text = (shaders / PLANTED_IN).read_text()
+        assert text.count(OWN_SCRATCH) == 1
+        (shaders / PLANTED_IN).write_text(text.replace(OWN_SCRATCH, SHARED_SCRATCH))
+        program = f"import sys; sys.path.insert(0, {str(TESTS)!r})\n{RUN}"
+        return run([sys.executable, "-c", program, shaders])
 
-    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(TESTS)!r})\n{RUN}"]
-    run = subprocess.run([*command, str(shaders)], capture_output=True, text=True)
-    assert "one sum is right" in run.stdout, run.stderr
-    assert "two sums are right" not in run.stdout
-    (error,) = [line for line in run.stderr.splitlines() if "simulated Metal:" in line]
+
+@pytest.mark.usefixtures("simulated_mps")
+def test_simulator_exposes_scratch_shared_by_two_sums(race: CompletedProcess[str]) -> None:
+    assert "one sum is right" in race.stdout, race.stderr
+    assert "two sums are right" not in race.stdout
+    (error,) = [line for line in race.stderr.splitlines() if "simulated Metal:" in line]
     assert "data race on threadgroup memory" in error
-    assert "fused_post_attn_triple_norm_row_2_float32_vector" in error
-    assert "shaders/reduce.h" in error
+    assert "fused_post_attn_triple_norm_row_2_float32_vector" in error and REPORTED_IN in error

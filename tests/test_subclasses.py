@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 import torch
+from beside import beside, run
 from ops import OPS, Call, Op, assert_all_same_bits, each_op, each_op_that, function_of
 from torch import Tensor
 
@@ -108,19 +109,37 @@ def test_jagged_tensors_and_gradients(op: Op) -> None:
 # ---- DTensor -------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="PyTorch without distributed")
-@pytest.mark.parametrize(
-    ("first", "ops"), [("torch_mlxnorm", list(OPS)), ("torch.distributed.tensor", ["rms_norm"])]
-)
-def test_dtensor(first: str, ops: list[str]) -> None:
-    """Two processes, in either order of the imports."""
+# What is imported first, and the ops.
+IMPORTS = {"torch_mlxnorm": list(OPS), "torch.distributed.tensor": ["rms_norm"]}
+
+
+@beside
+def of_ranks() -> dict[str, CompletedProcess[str]]:
+    if not torch.distributed.is_available():
+        return {}
     script = Path(__file__).with_name("dtensor_ranks.py")
-    command = [sys.executable, str(script), first, *ops]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
-    assert f"2 ranks: {len(ops)} ops are right" in run.stdout
+    return {
+        first: run([sys.executable, script, first, *ops], timeout=300)
+        for first, ops in IMPORTS.items()
+    }
 
 
-def test_import_leaves_distributed_tensors_alone() -> None:
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="PyTorch without distributed")
+@pytest.mark.parametrize("first", IMPORTS)
+def test_dtensor(first: str, of_ranks: dict[str, CompletedProcess[str]]) -> None:
+    """Two processes, in either order of the imports."""
+    done = of_ranks[first]
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert f"2 ranks: {len(IMPORTS[first])} ops are right" in done.stdout
+
+
+@beside
+def imported_alone() -> CompletedProcess[str]:
     code = "import sys, torch_mlxnorm; assert 'torch.distributed.tensor' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    return run([sys.executable, "-c", code])
+
+
+def test_import_leaves_distributed_tensors_alone(
+    imported_alone: CompletedProcess[str],
+) -> None:
+    assert imported_alone.returncode == 0, imported_alone.stderr

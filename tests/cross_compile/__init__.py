@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import subprocess
@@ -10,10 +11,13 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1]
 APPLE_HEADERS = TESTS / "apple_headers"
+CACHE = TESTS.parent / ".cache" / "cross_compile"
+ANALYSES = CACHE / "analyses"
 ARM64_HEADERS = TESTS / "cross_compile" / "arm64"
 TARGET = "aarch64-macos.14.0"  # setup.py's deployment target: bfloat needs Metal 3.1
 FLAGS = (
@@ -92,21 +96,33 @@ def compile_all(
 
 def retain_count_warnings(source: Source, torch_include: Path) -> list[str]:
     """What clang's static analyzer says about objects leaked or released too often."""
-    # A cache of its own for each call: zig does not repeat the warnings of a run that it remembers.
-    with tempfile.TemporaryDirectory() as folder:
-        run = subprocess.run(
-            [
-                *_command(source, torch_include),
-                *("-Wno-error", "-Wno-unused-command-line-argument", "--analyze"),
-                *("-c", str(source.path), "-o", str(Path(folder, "findings"))),
-            ],
-            env={**os.environ, "ZIG_LOCAL_CACHE_DIR": folder, "ZIG_GLOBAL_CACHE_DIR": folder},
-            capture_output=True,
-            text=True,
-        )
+    command = [*_command(source, torch_include), "-Wno-error", "-Wno-unused-command-line-argument"]
+    # The analyzer takes its time; what it said of a text is what it says of it.
+    text = _run([*command, "-E", str(source.path)]).stdout
+    key = "\0".join([version("ziglang"), *command, text])
+    said = ANALYSES / f"{hashlib.sha256(key.encode()).hexdigest()}.txt"
+    if not said.exists():
+        # A cache of its own for each call: zig does not repeat the warnings of a run that it
+        # remembers.
+        with tempfile.TemporaryDirectory() as folder:
+            run = _run(
+                [*command, "--analyze", "-c", source.path, "-o", Path(folder, "findings")],
+                ZIG_LOCAL_CACHE_DIR=folder,
+                ZIG_GLOBAL_CACHE_DIR=folder,
+            )
+        ANALYSES.mkdir(parents=True, exist_ok=True)
+        fresh = said.with_suffix(f".{os.getpid()}")
+        fresh.write_text(run.stderr)
+        fresh.replace(said)
+    lines = said.read_text().splitlines()
+    return [line for line in lines if line.endswith("[osx.cocoa.RetainCount]")]
+
+
+def _run(command: Sequence[str | Path], **environment: str) -> subprocess.CompletedProcess[str]:
+    run = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
     if run.returncode != 0:
         raise RuntimeError(run.stderr)
-    return [line for line in run.stderr.splitlines() if line.endswith("[osx.cocoa.RetainCount]")]
+    return run
 
 
 def forbidden_includes(path: Path) -> Iterator[str]:

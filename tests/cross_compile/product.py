@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import runpy
+import importlib.util
 import sysconfig
 from pathlib import Path
 
@@ -21,8 +21,11 @@ ISA_DEFINES = (
 
 def product_sources(generated: Path) -> list[Source]:
     """Everything that goes into torch_mlxnorm/_C; writes generated headers into `generated`."""
-    embed_shaders = runpy.run_path(str(CSRC / "mps/embed_shaders.py"))
-    embed_shaders["embed"](ROOT / "shaders", generated / "embedded_shaders.h")
+    spec = importlib.util.spec_from_file_location("embed_shaders", CSRC / "mps/embed_shaders.py")
+    assert spec is not None and spec.loader is not None
+    embed_shaders = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(embed_shaders)
+    embed_shaders.embed(ROOT / "shaders", generated / "embedded_shaders.h", lines=False)
     isa = CSRC / "cpu" / "isa"
     # Those of this machine: what differs on a Mac does not show in a class of two functions.
     python = Path(sysconfig.get_paths()["include"])

@@ -4,12 +4,13 @@ down what they are asked."""
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from beside import ENVIRONMENT
 
 ROOT = Path(__file__).parents[2]
 SIMULATED = Path(__file__).with_name("simulated.py")
@@ -90,7 +91,7 @@ class Mac:
         """Runs setup.py."""
         inherited = {
             name: value
-            for name, value in os.environ.items()
+            for name, value in ENVIRONMENT.items()
             if not name.endswith("FLAGS") and name not in ("CC", "CXX", "OMP_PREFIX", "MAX_JOBS")
         }
         described = {
@@ -103,7 +104,7 @@ class Mac:
             [sys.executable, str(SIMULATED), json.dumps(described), *arguments],
             cwd=self.source,
             env=inherited
-            | {"PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}", "CXX": "clang++"}
+            | {"PATH": f"{self.folder / 'bin'}:{ENVIRONMENT['PATH']}", "CXX": "clang++"}
             | {"CCACHE_DISABLE": "1"}  # it would ask the compiler other things
             | self.environment,
             capture_output=True,

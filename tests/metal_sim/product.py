@@ -26,7 +26,7 @@ def load(
     """
     generated = toolchain.cache_dir() / "generated"
     if shaders != ROOT / "shaders":
-        generated = shaders
+        generated = generated.with_name("generated_of_other_shaders")
     embed_shaders = runpy.run_path(str(ROOT / "csrc/mps/embed_shaders.py"))
 
     def metallib(shader: Path) -> bytes | None:
