@@ -442,7 +442,8 @@ def objects() -> dict[str, set[str]]:
         for block in re.findall(r"^(?:/.*\(VALID\)\n)(?:    .*\n)+", said, re.MULTILINE):
             target, *names = block.splitlines()
             for path in ((at / name.strip()).resolve() for name in names):
-                if path.is_relative_to(ROOT) and path.exists():
+                ours = path.is_relative_to(ROOT) and not path.is_relative_to(sys.prefix)
+                if ours and path.exists():
                     name = str(path.relative_to(ROOT))
                     found.setdefault(name, set()).add(Path(target.partition(":")[0]).name)
     return found
