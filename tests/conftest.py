@@ -3,6 +3,7 @@ and simulated elsewhere (tests/metal_sim)."""
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Generator
@@ -51,10 +52,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if not session.config.option.collectonly:
         items: list[pytest.Function] = session.items
         beside.begin_for(i for i in items if not (ON_MAC and "simulated_mps" in i.fixturenames))
-
-
-def pytest_sessionfinish() -> None:
-    beside.end()
+        session.config.add_cleanup(beside.end)
+        session.config.add_cleanup(gc.unfreeze)
+        gc.freeze()  # the garbage collector need not look at thousands of tests each time
 
 
 @pytest.fixture(params=["cpu", "mps"])

@@ -96,6 +96,11 @@ class Op:
         """Has an activation, of a scale that may be of an input's shape."""
         return "activation" in self.option_names
 
+    def operands_beside(self, dtype: torch.dtype) -> dict[str, dict[str, Any]]:
+        """The choices of OPERANDS that are not one another beside inputs of that dtype."""
+        float32_differs = dtype != torch.float32 and len(self.operands) > 1
+        return {name: o for name, o in OPERANDS.items() if name != "float32" or float32_differs}
+
     def named(self, *roles: Role) -> list[str]:
         return [t.name for t in self.tensors.values() if t.role in roles]
 
@@ -187,8 +192,7 @@ each_op_and_types = pytest.mark.parametrize(
         pytest.param(op, dtype, operands, id=f"{op.name}-{str(dtype)[6:]}-{name}")
         for op in OPS.values()
         for dtype in DTYPES
-        for name, operands in OPERANDS.items()
-        if name != "float32" or (dtype != torch.float32 and len(op.operands) > 1)
+        for name, operands in op.operands_beside(dtype).items()
     ],
 )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from ops import OPS, Call, Op, Role, each_op, each_op_that
+from ops import Call, Op, Role, each_op, each_op_that
 from torch import Tensor
 
 Make = Callable[[Call], object]
@@ -114,20 +114,15 @@ def mistakes(op: Op) -> Iterator[Mistake]:
         yield Mistake(f"{name}: strided", RuntimeError, text, make)
 
 
-CASES = [
-    pytest.param(op, mistake, id=f"{op.name}-{mistake.what}")
-    for op in OPS.values()
-    for mistake in mistakes(op)
-]
-
-
-@pytest.mark.parametrize(("op", "mistake"), CASES)
-def test_errors(where: str, op: Op, mistake: Mistake) -> None:
+@each_op
+def test_errors(where: str, op: Op, subtests: pytest.Subtests) -> None:
     call = op.call((2,), 8, torch.float16, where)
-    with pytest.raises(mistake.error) as raised:
-        mistake.make(call)
-    assert type(raised.value) is mistake.error
-    assert str(raised.value).splitlines()[0] == f"mlxnorm::{op.name}: {mistake.text}"
+    for mistake in mistakes(op):
+        with subtests.test(mistake.what):
+            with pytest.raises(mistake.error) as raised:
+                mistake.make(call)
+            assert type(raised.value) is mistake.error
+            assert str(raised.value).splitlines()[0] == f"mlxnorm::{op.name}: {mistake.text}"
 
 
 @pytest.mark.parametrize(("rows", "dim"), [(8, 8), (3, 1)])

@@ -50,10 +50,14 @@ def differently_laid_out(t: Tensor, i: int) -> Tensor:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=type_id)
-@pytest.mark.parametrize("layout", LAYOUTS)
 @each_op
-def test_layouts(device: str, op: Op, layout: str, dtype: torch.dtype) -> None:
-    call = in_layout(op, layout, dtype, device)
+def test_layouts(device: str, op: Op, dtype: torch.dtype, subtests: pytest.Subtests) -> None:
+    for layout in LAYOUTS:
+        with subtests.test(layout):
+            assert_layout_changes_nothing(in_layout(op, layout, dtype, device))
+
+
+def assert_layout_changes_nothing(call: Call) -> None:
     results = check(call)
     contiguous = call.mapped(lambda t: t.contiguous())
     assert_all_same_bits(contiguous(), results)

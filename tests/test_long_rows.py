@@ -61,7 +61,7 @@ def stretched(call: Call, dim: int) -> Call:
 @each_dtype
 @each_op
 def test_both_sums(device: str, op: Op, dtype: torch.dtype, dim: int) -> None:
-    for seed in range(3):
+    for seed in range(3 if dim < 2**20 else 1):
         short = op.call((1,), 1, dtype, device, seed=seed)
         for out, bounds in zip(stretched(short, dim)(), short.bounds(), strict=True):
             first = out[:, :1]

@@ -56,10 +56,14 @@ def test_thread_order_does_not_change_a_bit(
     llama |= {"round_intermediates": True} if op.rounds else {}
     bare = call.having(**dict.fromkeys(op.optional))
     variants = [call, call.under(**llama), bare] if access == "vector" else [call]
-    result = metal_sim.assert_order_independent(
-        lambda: [variant() for variant in variants], shuffles=1, name=op.name
-    )
-    assert_all_same_bits(result[0], expected)
+
+    def run() -> list[tuple[torch.Tensor, ...]]:
+        return [variant() for variant in variants]
+
+    # The kernels of bfloat16 are those of float16 but for how an element is converted.
+    one_order = dtype == torch.bfloat16
+    results = run() if one_order else metal_sim.assert_order_independent(run, 1, op.name)
+    assert_all_same_bits(results[0], expected)
     with metal_sim.thread_order("forward"):
         call()
         torch.mps.synchronize()

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import itertools
 import sys
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from ops import OPS, Op, assert_all_same_bits, check, each_op, each_op_and_types, each_op_that
+from ops import OPS, Op, assert_all_same_bits, check, each_op, each_op_that
 from oracle import assert_same_bits, different_bits
 from steps import activate_in_float32
 from tensors import DIMS, DTYPES, randn, type_id
@@ -32,12 +31,12 @@ def test_matches_reference(device: str, op: Op, dim: int, dtype: torch.dtype) ->
         check(call.having(**dict.fromkeys(op.optional)))
 
 
-@pytest.mark.parametrize("dim", [33, 704])
-@each_op_and_types
-def test_dtypes(
-    device: str, op: Op, dim: int, dtype: torch.dtype, operands: dict[str, Any]
-) -> None:
-    check(op.call((2, 3), dim, dtype, device, **operands))
+@each_dtype
+@each_op
+def test_dtypes(device: str, op: Op, dtype: torch.dtype, subtests: pytest.Subtests) -> None:
+    for (name, operands), dim in itertools.product(op.operands_beside(dtype).items(), [33, 704]):
+        with subtests.test(name, dim=dim):
+            check(op.call((2, 3), dim, dtype, device, **operands))
 
 
 @pytest.mark.parametrize("casting_mode", ["gemma", "llama"])
