@@ -7,13 +7,21 @@ before its last rounding: float64 tensors on the CPU, a tuple where there are se
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torch_mlxnorm.functional import Activation, CastingMode
+from torch_mlxnorm import functional
+from torch_mlxnorm._roles import OPS
+from torch_mlxnorm.functional import Activation
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "none": lambda s: s,
@@ -31,207 +39,126 @@ def _rounded(t: Tensor, dtype: torch.dtype) -> Tensor:
     return t.to(dtype).double()
 
 
-def _shared(scale: Tensor, dim: int) -> Tensor:
+def _factor(scale: Tensor, x: Tensor) -> Tensor:
     """One element, or ``[1, ..., 1, dim]``, as the factor ``[dim]`` that all rows share."""
-    return _exact(scale).reshape(scale.shape[-1:]).expand(dim)
+    if scale.shape == x.shape:
+        return scale
+    return scale.reshape(scale.shape[-1:]).expand(x.shape[-1])
 
 
-def _norm(
-    dtype: torch.dtype, eps: float | None, weight_offset: float, casting_mode: CastingMode
-) -> Callable[[Tensor, Tensor | None], Tensor]:
-    """``N`` for inputs of a dtype."""
-    eps = torch.finfo(torch.float32).eps if eps is None else eps
+def _defines(function: Callable[P, T]) -> Callable[[Callable[..., T]], Callable[P, T]]:
+    """Makes a function with the parameters of the operator's, but for ``out``, from its formula.
+    That gets what it names: tensors in float64, ``activation``, ``N``, and ``R``, which rounds to
+    the dtype of the inputs or to that of the tensor it is told."""
+    signature = inspect.signature(function)
+    parameters = [p for p in signature.parameters.values() if p.name != "out"]
+    signature = signature.replace(parameters=parameters)
+    roles = OPS[function.__name__]
 
-    def N(x: Tensor, weight: Tensor | None) -> Tensor:
-        x = _exact(x)
-        normalized = x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + eps)
-        if weight is None:
-            return normalized
-        if casting_mode == "llama":
-            normalized = _rounded(normalized, dtype)
-        return normalized * (_exact(weight) + weight_offset)
+    def decorate(formula: Callable[..., T]) -> Callable[P, T]:
+        wanted = inspect.signature(formula).parameters
 
-    return N
+        @functools.wraps(formula)
+        def reference(*args: P.args, **kwargs: P.kwargs) -> T:
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            given = bound.arguments
+            first = given[next(iter(roles))]
+            values = {name: None if given[name] is None else _exact(given[name]) for name in roles}
+            for name, role in roles.items():
+                if role in ("scale", "elementwise_scale") and values[name] is not None:
+                    values[name] = _factor(values[name], first)
+
+            def R(t: Tensor, like: str = next(iter(roles))) -> Tensor:
+                return _rounded(t, given[like].dtype) if given.get("round_intermediates") else t
+
+            eps = torch.finfo(torch.float32).eps if given["eps"] is None else given["eps"]
+
+            def N(x: Tensor, weight: Tensor | None) -> Tensor:
+                normalized = x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + eps)
+                if weight is None:
+                    return normalized
+                if given["casting_mode"] == "llama":
+                    normalized = _rounded(normalized, first.dtype)
+                return normalized * (weight + given["weight_offset"])
+
+            available = {**given, **values, "N": N, "R": R}
+            return formula(**{name: available[name] for name in wanted})
+
+        reference.__signature__ = signature  # type: ignore[attr-defined]
+        return reference
+
+    return decorate
 
 
-def _rounding(dtype: torch.dtype, round_intermediates: bool) -> Callable[[Tensor], Tensor]:
-    """``R`` for inputs of a dtype."""
-    return lambda t: _rounded(t, dtype) if round_intermediates else t
-
-
-def rms_norm(
-    x: Tensor,
-    weight: Tensor | None,
-    eps: float | None = 1e-6,
-    *,
-    weight_offset: float = 0.0,
-    casting_mode: CastingMode = "gemma",
-) -> Tensor:
+@_defines(functional.rms_norm)
+def rms_norm(x, weight, N):
     """``x * rsqrt(mean(x**2) + eps) * (weight + weight_offset)``."""
-    N = _norm(x.dtype, eps, weight_offset, casting_mode)
     return N(x, weight)
 
 
-def rms_norm_mul(
-    x: Tensor,
-    weight: Tensor | None,
-    scale: Tensor,
-    eps: float | None = 1e-6,
-    *,
-    activation: Activation = "none",
-    weight_offset: float = 0.0,
-    casting_mode: CastingMode = "gemma",
-    round_intermediates: bool = False,
-) -> Tensor:
+@_defines(functional.rms_norm_mul)
+def rms_norm_mul(x, weight, scale, activation, N, R):
     """``R(N(x, weight)) * activation(scale)``."""
-    N = _norm(x.dtype, eps, weight_offset, casting_mode)
-    R = _rounding(x.dtype, round_intermediates)
-    R_scale = _rounding(scale.dtype, round_intermediates)
-    factor = _exact(scale) if scale.shape == x.shape else _shared(scale, x.shape[-1])
-    return R(N(x, weight)) * R_scale(_ACTIVATIONS[activation](factor))
+    return R(N(x, weight)) * R(_ACTIVATIONS[activation](scale), like="scale")
 
 
-def rms_norm_triple(
-    x: Tensor,
-    weight_a: Tensor | None,
-    weight_b: Tensor | None,
-    weight_c: Tensor | None,
-    eps: float | None = 1e-6,
-    *,
-    weight_offset: float = 0.0,
-    casting_mode: CastingMode = "gemma",
-) -> tuple[Tensor, Tensor, Tensor]:
+@_defines(functional.rms_norm_triple)
+def rms_norm_triple(x, weight_a, weight_b, weight_c, N):
     """``N(x, weight_a), N(x, weight_b), N(x, weight_c)``."""
-    N = _norm(x.dtype, eps, weight_offset, casting_mode)
     return N(x, weight_a), N(x, weight_b), N(x, weight_c)
 
 
-def add_rms_norm(
-    x: Tensor,
-    residual: Tensor,
-    weight: Tensor | None,
-    eps: float | None = 1e-6,
-    *,
-    weight_offset: float = 0.0,
-    casting_mode: CastingMode = "gemma",
-    round_intermediates: bool = False,
-) -> tuple[Tensor, Tensor]:
+@_defines(functional.add_rms_norm)
+def add_rms_norm(x, residual, weight, N, R):
     """``N(r, weight), r`` with ``r = R(x + residual)``."""
-    N = _norm(x.dtype, eps, weight_offset, casting_mode)
-    R = _rounding(x.dtype, round_intermediates)
-    r = R(_exact(x) + _exact(residual))
+    r = R(x + residual)
     return N(r, weight), r
 
 
-def rms_norm_add(
-    x: Tensor,
-    residual: Tensor,
-    weight: Tensor | None,
-    eps: float | None = 1e-6,
-    *,
-    scale: Tensor | None = None,
-    weight_offset: float = 0.0,
-    casting_mode: CastingMode = "gemma",
-    round_intermediates: bool = False,
-) -> Tensor:
+@_defines(functional.rms_norm_add)
+def rms_norm_add(x, residual, weight, scale, N, R):
     """``R(residual + R(N(x, weight))) * scale``."""
-    N = _norm(x.dtype, eps, weight_offset, casting_mode)
-    R = _rounding(x.dtype, round_intermediates)
-    r = _exact(residual) + R(N(x, weight))
-    return r if scale is None else R(r) * _shared(scale, x.shape[-1])
+    r = residual + R(N(x, weight))
+    return r if scale is None else R(r) * scale
 
 
-def rms_norm_add_rms_norm(
-    x: Tensor,
-    residual: Tensor,
-    weight: Tensor | None,
-    next_weight: Tensor | None,
-    eps: float | None = 1e-6,
-    *,
-    scale: Tensor | None = None,
-    weight_offset: float = 0.0,
-    casting_mode: CastingMode = "gemma",
-    round_intermediates: bool = False,
-) -> tuple[Tensor, Tensor]:
+@_defines(functional.rms_norm_add_rms_norm)
+def rms_norm_add_rms_norm(x, residual, weight, next_weight, scale, N, R):
     """``r, N(r, next_weight)`` with ``r = R(R(residual + R(N(x, weight))) * scale)``."""
-    N = _norm(x.dtype, eps, weight_offset, casting_mode)
-    R = _rounding(x.dtype, round_intermediates)
-    r = R(_exact(residual) + R(N(x, weight)))
+    r = R(residual + R(N(x, weight)))
     if scale is not None:
-        r = R(r * _shared(scale, x.shape[-1]))
+        r = R(r * scale)
     return r, N(r, next_weight)
 
 
+@_defines(functional.fused_post_attn_triple_norm)
 def fused_post_attn_triple_norm(
-    hidden: Tensor,
-    attn_out: Tensor,
-    post_attn_weight: Tensor,
-    weight_a: Tensor | None,
-    weight_b: Tensor | None,
-    weight_c: Tensor | None,
-    eps: float | None = 1e-6,
-    *,
-    weight_offset: float = 0.0,
-    casting_mode: CastingMode = "gemma",
-    round_intermediates: bool = False,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    hidden, attn_out, post_attn_weight, weight_a, weight_b, weight_c, N, R
+):
     """``r, N(r, weight_a), N(r, weight_b), N(r, weight_c)`` with
     ``r = R(hidden + R(N(attn_out, post_attn_weight)))``."""
-    N = _norm(hidden.dtype, eps, weight_offset, casting_mode)
-    R = _rounding(hidden.dtype, round_intermediates)
-    r = R(_exact(hidden) + R(N(attn_out, post_attn_weight)))
+    r = R(hidden + R(N(attn_out, post_attn_weight)))
     return r, N(r, weight_a), N(r, weight_b), N(r, weight_c)
 
 
-def fused_post_ff_norm2_endlayer(
-    attn_out: Tensor,
-    moe_accum: Tensor,
-    residual: Tensor,
-    w2: Tensor,
-    w3: Tensor,
-    layer_scalar: Tensor,
-    eps: float | None = 1e-6,
-    *,
-    weight_offset: float = 0.0,
-    casting_mode: CastingMode = "gemma",
-    round_intermediates: bool = False,
-) -> tuple[Tensor, Tensor]:
+def _post_ff_norm2(attn_out, moe_accum, residual, w2, w3, layer_scalar, N, R):
+    m = R(attn_out + R(N(moe_accum, w2)))
+    return m, R(residual + R(N(m, w3))) * layer_scalar
+
+
+@_defines(functional.fused_post_ff_norm2_endlayer)
+def fused_post_ff_norm2_endlayer(attn_out, moe_accum, residual, w2, w3, layer_scalar, N, R):
     """``m, R(residual + R(N(m, w3))) * layer_scalar`` with
     ``m = R(attn_out + R(N(moe_accum, w2)))``."""
-    N = _norm(attn_out.dtype, eps, weight_offset, casting_mode)
-    R = _rounding(attn_out.dtype, round_intermediates)
-    m = R(_exact(attn_out) + R(N(moe_accum, w2)))
-    factor = _shared(layer_scalar, m.shape[-1])
-    return m, R(_exact(residual) + R(N(m, w3))) * factor
+    return _post_ff_norm2(attn_out, moe_accum, residual, w2, w3, layer_scalar, N, R)
 
 
+@_defines(functional.fused_moe_wsum_post_ff_norm2_endlayer)
 def fused_moe_wsum_post_ff_norm2_endlayer(
-    expert_outputs: Tensor,
-    routing_weights: Tensor,
-    attn_out: Tensor,
-    residual: Tensor,
-    w2: Tensor,
-    w3: Tensor,
-    layer_scalar: Tensor,
-    eps: float | None = 1e-6,
-    *,
-    weight_offset: float = 0.0,
-    casting_mode: CastingMode = "gemma",
-    round_intermediates: bool = False,
-) -> tuple[Tensor, Tensor]:
+    expert_outputs, routing_weights, attn_out, residual, w2, w3, layer_scalar, N, R
+):
     """``fused_post_ff_norm2_endlayer`` with
     ``moe_accum = R(sum over k of routing_weights[..., k] * expert_outputs[..., k, :])``."""
-    R = _rounding(expert_outputs.dtype, round_intermediates)
-    moe_accum = R((_exact(routing_weights).unsqueeze(-1) * _exact(expert_outputs)).sum(dim=-2))
-    return fused_post_ff_norm2_endlayer(
-        attn_out,
-        moe_accum,
-        residual,
-        w2,
-        w3,
-        layer_scalar,
-        eps,
-        weight_offset=weight_offset,
-        casting_mode=casting_mode,
-        round_intermediates=round_intermediates,
-    )
+    moe_accum = R((routing_weights.unsqueeze(-1) * expert_outputs).sum(dim=-2))
+    return _post_ff_norm2(attn_out, moe_accum, residual, w2, w3, layer_scalar, N, R)
