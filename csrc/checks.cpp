@@ -43,18 +43,26 @@ bool same_sizes(at::SymIntArrayRef a, at::SymIntArrayRef b) {
   return true;
 }
 
-// One element, or [1, …, 1, dim]. Never by count: [rows, 1] is a factor for each row, even where
-// there are dim rows.
-c10::SymBool is_shared_by_rows(at::SymIntArrayRef sizes, const c10::SymInt& dim) {
-  c10::SymBool shared = true;
-  for (size_t i = 0; i < sizes.size(); ++i) {
-    c10::SymBool fits = sizes[i].sym_eq(1);
-    if (i + 1 == sizes.size()) {
-      fits = fits.sym_or(sizes[i].sym_eq(dim));
+// Whole rows, of which some or all of the leading dimensions may be one for all.
+c10::SymBool broadcasts_to(at::SymIntArrayRef expected, at::SymIntArrayRef sizes) {
+  c10::SymBool fits = !sizes.empty();
+  for (size_t i = 1; i <= sizes.size(); ++i) {  // from the right
+    const c10::SymInt& size = sizes[sizes.size() - i];
+    c10::SymBool fits_here = false;
+    if (i <= expected.size()) {
+      fits_here = size.sym_eq(expected[expected.size() - i]);
     }
-    shared = shared.sym_and(fits);
+    fits = fits.sym_and(i == 1 ? fits_here : fits_here.sym_or(size.sym_eq(1)));
   }
-  return shared;
+  return fits;
+}
+
+c10::SymBool has_one_element(at::SymIntArrayRef sizes) {
+  c10::SymBool one = true;
+  for (const c10::SymInt& size : sizes) {
+    one = one.sym_and(size.sym_eq(1));
+  }
+  return one;
 }
 
 // First and one-past-last byte that the elements of a non-empty tensor span in its storage.
@@ -85,18 +93,26 @@ void check_experts(const char* op, const Argument& experts) {
                   experts.tensor->sym_sizes());
 }
 
-// The shape of the rows that `like` has or, if it holds experts, is summed to.
-void check_shape_like(const char* op, const Argument& argument, const Argument& like) {
-  const auto sizes = argument.tensor->sym_sizes(), expected = like.tensor->sym_sizes();
-  if (like.role != Role::experts) {
-    TORCH_CHECK(same_sizes(sizes, expected), op, ": ", argument.name, " must have shape ", expected,
-                " (as ", like.name, "), got ", sizes);
-    return;
+// Of the rows that `like` has or, if it holds experts, is summed to.
+at::SymDimVector shape_of_rows(const Argument& like) {
+  const auto sizes = like.tensor->sym_sizes();
+  at::SymDimVector rows(sizes.begin(), sizes.end());
+  if (like.role == Role::experts) {
+    rows.erase(rows.end() - 2);
   }
-  at::SymDimVector summed(expected.begin(), expected.end());
-  summed.erase(summed.end() - 2);
-  TORCH_CHECK(same_sizes(sizes, summed), op, ": ", argument.name, " must have shape ",
-              at::SymIntArrayRef(summed), " (", like.name, " without top_k), got ", sizes);
+  return rows;
+}
+
+std::string named(const Argument& like) {
+  const std::string name = like.name;
+  return like.role == Role::experts ? name + " without top_k" : "as " + name;
+}
+
+void check_shape_like(const char* op, const Argument& argument, const Argument& like) {
+  const at::SymDimVector expected = shape_of_rows(like);
+  const auto sizes = argument.tensor->sym_sizes();
+  TORCH_CHECK(same_sizes(sizes, expected), op, ": ", argument.name, " must have shape ",
+              at::SymIntArrayRef(expected), " (", named(like), "), got ", sizes);
 }
 
 void check_like(const char* op, const Argument& argument, const Argument& like) {
@@ -105,42 +121,20 @@ void check_like(const char* op, const Argument& argument, const Argument& like) 
   check_shape_like(op, argument, like);
 }
 
-// [dim]
-void check_weight(const char* op, const Argument& weight, const Argument& x) {
-  check_floating(op, weight);
-  check_device(op, weight, x);
-  TORCH_CHECK(weight.tensor->dim() == 1, op, ": ", weight.name,
-              " must have 1 dimension, got shape ", weight.tensor->sym_sizes());
-  const c10::SymInt dim = x.tensor->sym_size(-1);
-  TORCH_SYM_CHECK(weight.tensor->sym_size(0).sym_eq(dim), op, ": ", weight.name, " must have ", dim,
-                  " elements (", x.name, ".shape[-1]), got ", weight.tensor->sym_size(0));
-}
-
-// One element or [1, …, 1, dim].
-void check_scale(const char* op, const Argument& scale, const Argument& x) {
-  check_floating(op, scale);
-  check_device(op, scale, x);
-  const auto sizes = scale.tensor->sym_sizes();
-  const c10::SymInt dim = x.tensor->sym_size(-1);
-  TORCH_SYM_CHECK(is_shared_by_rows(sizes, dim), op, ": ", scale.name,
-                  " must have 1 element or shape [", dim, "] (", x.name,
-                  ".shape[-1], leading ones allowed), got shape ", sizes);
-}
-
-// That, or x's shape.
-void check_elementwise_scale(const char* op, const Argument& scale, const Argument& x) {
-  check_floating(op, scale);
-  check_device(op, scale, x);
-  const auto sizes = scale.tensor->sym_sizes(), expected = x.tensor->sym_sizes();
-  c10::SymBool same = sizes.size() == expected.size();
-  for (size_t i = 0; i < expected.size() && sizes.size() == expected.size(); ++i) {
-    same = same.sym_and(sizes[i].sym_eq(expected[i]));
+// [..., dim] that broadcasts to the rows of x or, where it may be a scalar, one element.
+void check_operand(const char* op, const Argument& operand, const Argument& x) {
+  check_floating(op, operand);
+  check_device(op, operand, x);
+  const at::SymDimVector expected = shape_of_rows(x);
+  const auto sizes = operand.tensor->sym_sizes();
+  const bool scalar = may_be_scalar(operand.role);
+  c10::SymBool fits = broadcasts_to(expected, sizes);
+  if (scalar) {
+    fits = fits.sym_or(has_one_element(sizes));
   }
-  const c10::SymInt dim = x.tensor->sym_size(-1);
-  TORCH_SYM_CHECK(same.sym_or(is_shared_by_rows(sizes, dim)), op, ": ", scale.name,
-                  " must have 1 element or shape [", dim, "] (", x.name,
-                  ".shape[-1], leading ones allowed) or ", expected, " (as ", x.name,
-                  "), got shape ", sizes);
+  TORCH_SYM_CHECK(fits, op, ": ", operand.name, " must have ", scalar ? "1 element, or " : "",
+                  "a last dimension of ", expected.back(), " and a shape that broadcasts to ",
+                  at::SymIntArrayRef(expected), " (", named(x), "), got shape ", sizes);
 }
 
 // [..., top_k]
@@ -162,11 +156,8 @@ void check_tensor(const char* op, const Argument& argument, const Argument& firs
     case Role::experts:
       return check_experts(op, argument);
     case Role::weight:
-      return check_weight(op, argument, first);
     case Role::scale:
-      return check_scale(op, argument, first);
-    case Role::elementwise_scale:
-      return check_elementwise_scale(op, argument, first);
+      return check_operand(op, argument, first);
     case Role::routing_weights:
       return check_routing_weights(op, argument, first);
   }

@@ -39,11 +39,6 @@ std::optional<RowLayout> fold(at::IntArrayRef sizes, at::IntArrayRef strides) {
   return RowLayout{stride[2], stride[1], stride[0], uint32_t(size[1]), uint32_t(size[0])};
 }
 
-// Dimensions that belong to a row.
-int64_t row_dimensions(Role role) {
-  return role == Role::experts ? 2 : 1;
-}
-
 // Strides of a tensor that is expanded to these leading dimensions.
 c10::DimVector expanded_strides(const at::Tensor& tensor, int64_t inner, at::IntArrayRef leading) {
   c10::DimVector strides(leading.size(), 0);
@@ -118,6 +113,13 @@ void LaidOutCall::lay_out(size_t t, const Argument& argument, at::IntArrayRef le
   if (!rows.has_value()) {
     copies_[t] = tensor.contiguous();
     tensors[t] = &copies_[t];
+    rows = layout_of(copies_[t], inner, leading);
+  }
+  if (!rows.has_value()) {
+    // Broadcast along dimensions that alternate with others, more than a layout has.
+    c10::DimVector sizes(leading.begin(), leading.end());
+    sizes.append(tensor.sizes().end() - inner, tensor.sizes().end());
+    copies_[t] = tensor.expand(sizes).contiguous();
     rows = layout_of(copies_[t], inner, leading);
   }
   TORCH_INTERNAL_ASSERT(rows.has_value());

@@ -9,10 +9,18 @@ namespace mlxnorm {
 
 // The ops, in the order of the README. Their tables are in ops/, and what else has to exist for
 // every op is listed in docs/design.md.
+// clang-format off
 #define MLXNORM_FOR_EACH_OP(apply)                                                        \
-  apply(rms_norm) apply(rms_norm_mul) apply(rms_norm_triple) apply(add_rms_norm)          \
-      apply(rms_norm_add) apply(rms_norm_add_rms_norm) apply(fused_post_attn_triple_norm) \
-          apply(fused_post_ff_norm2_endlayer) apply(fused_moe_wsum_post_ff_norm2_endlayer)
+  apply(rms_norm)                                                                         \
+  apply(rms_norm_mul)                                                                     \
+  apply(rms_norm_triple)                                                                  \
+  apply(add_rms_norm)                                                                     \
+  apply(rms_norm_add)                                                                     \
+  apply(rms_norm_add_rms_norm)                                                            \
+  apply(fused_post_attn_triple_norm)                                                      \
+  apply(fused_post_ff_norm2_endlayer)                                                     \
+  apply(fused_moe_wsum_post_ff_norm2_endlayer)
+// clang-format on
 
 enum class Op {
 #define MLXNORM_OP_ID(op) op,
@@ -77,6 +85,9 @@ struct NormLayout {
 // The rows of a contiguous tensor, or with a stride of 0 one row that all share.
 constexpr RowLayout evenly_spaced(int64_t stride) {
   return {stride, 0, 0, 1, 1};
+}
+constexpr bool is_one_row(const RowLayout& rows) {
+  return rows.stride0 == 0 && rows.stride1 == 0 && rows.stride2 == 0;
 }
 
 }  // namespace mlxnorm

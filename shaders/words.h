@@ -197,6 +197,14 @@ METAL_FUNC ValuesOf<T> operator+(ValuesOf<T> a, float b) {
   return a + splat<T>(b);
 }
 template <typename T>
+METAL_FUNC ValuesOf<T> operator-(ValuesOf<T> a, ValuesOf<T> b) {
+#pragma unroll
+  for (int i = 0; i < Element<T>::kPerWord; ++i) {
+    a.v[i] -= b.v[i];
+  }
+  return a;
+}
+template <typename T>
 METAL_FUNC ValuesOf<T> operator*(ValuesOf<T> a, ValuesOf<T> b) {
 #pragma unroll
   for (int i = 0; i < Element<T>::kPerWord; ++i) {

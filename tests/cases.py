@@ -6,14 +6,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
 import torch
-from ops import OPS, Call, Op, ScaleKind, assert_all_same_bits, check, shapes_of
+from ops import OPS, Call, Op, Role, ScaleKind, assert_all_same_bits, broadcast, check, shapes_of
 from oracle import assert_same_bits
 from tensors import DTYPES
 from torch import Tensor
@@ -94,7 +94,9 @@ class Case:
     kinds: Mapping[str, torch.dtype] = field(default_factory=dict)  # of operands, unless dtype
     missing: tuple[str, ...] = ()
     scale: ScaleKind = "dim"
-    scale_ones: int = 0  # dimensions of size 1 before those of a scale of 1 or dim elements
+    ones: int = 0  # dimensions of a scale of one element, beyond the last
+    # Of the last leading dimensions, those that an operand has; along others it is broadcast.
+    kept: Mapping[str, tuple[bool, ...]] = field(default_factory=dict)
     top_k: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
     constant: tuple[str, ...] = ()  # tensors whose elements are all alike
@@ -105,14 +107,22 @@ class Case:
 
     def ranks(self) -> dict[str, int]:
         """Dimensions of each tensor that is there."""
-        shapes = shapes_of(self.leading, self.dim, self.scale, self.top_k)
+        usual, unusual = self._usual(), self._unusual()
         tensors = [t for t in OPS[self.op].tensors.values() if t.name not in self.missing]
-        ranks = {t.name: len(shapes[t.role]) for t in tensors}
-        return ranks | {name: ranks[name] + self.scale_ones for name in self._with_ones(ranks)}
+        return {t.name: len(unusual.get(t.name, usual[t.role])) for t in tensors}
 
-    def _with_ones(self, present: Iterable[str]) -> list[str]:
-        scales = [] if self.scale == "rows" else OPS[self.op].named("scale")
-        return [name for name in scales if name in present]
+    def _usual(self) -> dict[Role, tuple[int, ...]]:
+        """Shapes by role."""
+        return shapes_of(self.leading, self.dim, self.scale, self.top_k)
+
+    def _unusual(self) -> dict[str, tuple[int, ...]]:
+        """Those of tensors that have others."""
+        op = OPS[self.op]
+        whole = op.named("scale") if self.scale != "dim" else []
+        names = [name for name in self.kept if name not in whole]
+        shapes = {name: broadcast(self.leading, self.dim, self.kept[name]) for name in names}
+        ones = op.named("scale") if self.scale == "one" else []
+        return shapes | dict.fromkeys(ones, (1,) * (1 + self.ones))
 
     def contiguous(self, device: str) -> Call:
         op = OPS[self.op]
@@ -123,6 +133,7 @@ class Case:
             scale=self.scale,
             top_k=self.top_k,
             seed=self.seed,
+            shapes=self._unusual(),
             **self.options,
         )
         call = call.mapped(lambda t: t.flatten()[:1].sum().expand(t.shape).clone(), self.constant)
@@ -133,8 +144,6 @@ class Case:
         for name, position, value in self.planted:
             if (tensor := call.tensors[name]) is not None and tensor.numel() > 0:
                 tensor.view(-1)[position % tensor.numel()] = value
-        ones = (1,) * self.scale_ones
-        call = call.mapped(lambda t: t.view(*ones, *t.shape), self._with_ones(call.tensors))
         return call.on(device)
 
     def call(self, device: str) -> Call:
@@ -163,7 +172,8 @@ class Case:
         yield from less(magnitude=1.0)
         yield from less(constant=())
         yield from less(kinds={})
-        yield from less(scale_ones=0)
+        yield from less(ones=0)
+        yield from less(kept={})
         yield from less(missing=())
         yield from less(scale="dim")
         yield from less(top_k=1)
@@ -198,7 +208,12 @@ def random_case(random: Random, op: Op | None = None, long_rows: float = 0.0) ->
         kinds={name: random.choice([dtype, *DTYPES]) for name in op.operands},
         missing=tuple(name for name in op.optional if random.randint(0, 3) == 0),
         scale=random.choice(op.scale_kinds),
-        scale_ones=random.choice([0, 0, 1, 2]),
+        ones=random.choice([0, 0, 1, 2]),
+        kept={
+            name: tuple(random.choice([False, True]) for _ in range(random.randint(0, 4)))
+            for name in op.named("weight", "scale")
+            if random.choice([False, True])
+        },
         top_k=random.randint(1, 5),
         options=_options(random, op),
         constant=tuple(name for name in op.tensors if random.randint(0, 15) == 0),
@@ -254,7 +269,7 @@ def check_case(case: Case, device: str) -> None:
             assert_all_same_bits(packed(), results)
         check_a_row(packed, case.seed, results)
         check_chain(packed)
-        if case.op == "rms_norm":
+        if case.op == "rms_norm" and case.ranks().get("weight", 1) == 1:
             check_record(packed, results)
     check_in_place(packed, case.in_place, results)
 

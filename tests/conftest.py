@@ -49,7 +49,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    if not session.config.option.collectonly:
+    within_a_test = "PYTEST_CURRENT_TEST" in os.environ
+    if not session.config.option.collectonly and not within_a_test:
         items: list[pytest.Function] = session.items
         beside.begin_for(i for i in items if not (ON_MAC and "simulated_mps" in i.fixturenames))
         session.config.add_cleanup(beside.end)

@@ -27,8 +27,15 @@ def run(rank: int, first: str, ops: list[str], store: str) -> None:
 
     def distributed(call: Call, placement: Replicate | Shard) -> Call:
         def place(name: str) -> torch.Tensor:
-            rowwise = placement if name in call.rowwise else Replicate()
-            return distribute_tensor(call[name], mesh, [rowwise])
+            tensor, own = call[name], placement
+            if name in call.broadcasting:
+                leading = tensor.dim() - 1
+                aligned = Shard(placement.dim - 2 + leading) if placement.is_shard() else placement
+                one_for_all = placement.is_shard() and (
+                    aligned.dim < 0 or tensor.shape[aligned.dim] == 1
+                )
+                own = Replicate() if one_for_all else aligned
+            return distribute_tensor(tensor, mesh, [own])
 
         return call.having(**{name: place(name) for name in call.tensors})
 
@@ -54,6 +61,11 @@ def run(rank: int, first: str, ops: list[str], store: str) -> None:
             call = op.call((4, 6), 16, torch.bfloat16, scale=scale)
             for placement in (Replicate(), Shard(0), Shard(1)):
                 assert_right(call, placement, placement)
+        operands = op.named("weight", "scale")
+        for shape in ((6, 16), (1, 6, 16), (4, 1, 16)):
+            call = op.call((4, 6), 16, shapes=dict.fromkeys(operands, shape))
+            for placement in (Shard(0), Shard(1)):
+                assert_right(call, placement, placement)
         # dim is gathered first, where every tensor has it as its third dimension
         whole = op.call((4, 6), 16, scale=op.scale_kinds[0])
         if set(whole.rowwise) == set(op.inputs):
@@ -67,7 +79,7 @@ def run(rank: int, first: str, ops: list[str], store: str) -> None:
             try:
                 wrong(out=outs)
             except RuntimeError as error:
-                assert "must have 16 elements" in str(error), error
+                assert "must have a last dimension of 16" in str(error), error
             else:
                 raise AssertionError("a weight of another size was taken")
     if rank == 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, cast
@@ -43,7 +43,7 @@ OPERANDS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Tensorlike:
-    """A tensor argument. A scale that may be of an input's shape, too, has the role `scale`."""
+    """A tensor argument."""
 
     name: str
     role: Role
@@ -71,7 +71,7 @@ class Op:
         return {
             a.name: Tensorlike(
                 a.name,
-                cast(Role, roles[a.name].removeprefix("elementwise_")),
+                cast(Role, roles[a.name]),
                 optional=str(a.type) == "Optional[Tensor]",
                 keyword=a.kwarg_only,
             )
@@ -93,7 +93,7 @@ class Op:
 
     @cached_property
     def activates(self) -> bool:
-        """Has an activation, of a scale that may be of an input's shape."""
+        """Has an activation of its scale."""
         return "activation" in self.option_names
 
     def operands_beside(self, dtype: torch.dtype) -> dict[str, dict[str, Any]]:
@@ -128,9 +128,7 @@ class Op:
 
     @cached_property
     def scale_kinds(self) -> list[ScaleKind]:
-        if not self.named("scale"):
-            return ["dim"]
-        return ["one", "dim", "rows"] if self.activates else ["one", "dim"]
+        return ["one", "dim", "rows"] if self.named("scale") else ["dim"]
 
     def call(
         self,
@@ -145,21 +143,31 @@ class Op:
         scale: ScaleKind = "dim",
         top_k: int = 3,
         seed: int = 0,
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
         **options: Any,
     ) -> Call:
-        """`float32` chooses among the operands. The others have the inputs' dtype or, if
-        `mixed`, each the next one of DTYPES, from as many places past the inputs' on."""
-        shapes = shapes_of(leading, dim, scale, top_k)
+        """`shapes` are those of tensors that have not the shape that is usual for their role.
+        `float32` chooses among the operands. The others have the inputs' dtype or, if `mixed`, each
+        the next one of DTYPES, from as many places past the inputs' on."""
+        usual, unusual = shapes_of(leading, dim, scale, top_k), shapes or {}
         kinds = dict.fromkeys(self.tensors, dtype)
         for i, name in enumerate(self.operands if mixed else []):
             kinds[name] = DTYPES[(DTYPES.index(dtype) + mixed + i) % len(DTYPES)]
         kinds |= dict.fromkeys(self.operands[FLOAT32_OPERANDS[float32]], torch.float32)
         tensors: dict[str, Tensor | None] = {}
         for i, tensor in enumerate(self.tensors.values()):
-            kind, shape = kinds[tensor.name], shapes[tensor.role]
+            kind, shape = kinds[tensor.name], unusual.get(tensor.name, usual[tensor.role])
             values = randn(*shape, dtype=kind, device=device, seed=16 * seed + i)
             tensors[tensor.name] = None if tensor.name in missing else values
         return Call(self, tensors, options)
+
+
+def broadcast(leading: Sequence[int], dim: int, kept: Sequence[bool]) -> tuple[int, ...]:
+    """A shape that broadcasts to `[*leading, dim]`: of the last leading dimensions those that are
+    kept, the others 1."""
+    count = min(len(leading), len(kept))
+    last = zip(leading[len(leading) - count :], kept[len(kept) - count :], strict=True)
+    return (*(size if keep else 1 for size, keep in last), dim)
 
 
 def shapes_of(
@@ -256,14 +264,21 @@ class Call:
     def rowwise(self) -> list[str]:
         """Tensors with a row, or several, for each row of the results."""
         names = self.op.named("input", "experts", "routing_weights")
-        if self.op.activates and self["scale"].shape == self.shape:
-            names.append("scale")
+        if len(self.shape) > 1:
+            names += [name for name in self.broadcasting if self[name].shape == self.shape]
         return names
+
+    @property
+    def broadcasting(self) -> list[str]:
+        """Operands that are there, and may be broadcast."""
+        return [n for n in self.op.named("weight", "scale") if self.tensors[n] is not None]
 
     def with_leading(self, *leading: int) -> Call:
         """The same rows in other leading dimensions."""
         count = len(self.shape) - 1
-        return self.mapped(lambda t: t.reshape(*leading, *t.shape[count:]), self.rowwise)
+        several = [n for n in self.broadcasting if self[n].shape[:-1].numel() != 1]
+        call = self.mapped(lambda t: t.expand(self.shape), several)
+        return call.mapped(lambda t: t.reshape(*leading, *t.shape[count:]), call.rowwise)
 
     def rows(self, index: Any) -> Call:
         """Some of the rows, where there is one leading dimension."""

@@ -110,9 +110,9 @@ class Options:
 
 
 def _fitted(factor: Tensor, x: Tensor) -> Tensor:
-    """One element, [1, …, 1, dim], or x's shape, to multiply x. Never 0-d: PyTorch would round that
-    to x's dtype."""
-    return factor if factor.shape == x.shape else factor.reshape(factor.shape[-1:] or (1,))
+    """One element, or what broadcasts to x, to multiply x. Never 0-d: PyTorch would round that to
+    x's dtype. Never of more dimensions than x."""
+    return factor if 0 < factor.dim() <= x.dim() else factor.reshape(factor.shape[-1:] or (1,))
 
 
 def activate(activation: Activation, t: Tensor) -> Tensor:

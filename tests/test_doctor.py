@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 from beside import beside, run, side_by_side
-from ops import OPS, each_op
+from ops import OPS, each_op, each_op_that
 from tensors import DTYPES, type_id
 
 import torch_mlxnorm
@@ -301,6 +301,21 @@ def test_the_other_casting_mode_is_noticed(op: Any, dtype: torch.dtype, options:
         everything = zip(results, call.reference(), call.magnitudes(), strict=True)
         wrong = sum(compare(a, e, m, rounded=rounded).wrong for a, e, m in everything)
         assert bool(wrong) == (expected and dtype != torch.float32)
+
+
+@pytest.mark.parametrize("weight_offset", [0.0, -1.0])
+@each_op_that(lambda op: not op.has_second_norm_of_a_sum)
+def test_magnitudes_do_not_cancel(
+    op: Any, weight_offset: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = make_call(Operator.named(op.name), 30, 96, torch.float32, weight_offset=weight_offset)
+    for exact, magnitude in zip(call.reference(), call.magnitudes(), strict=True):
+        assert type(magnitude) is torch.Tensor
+        assert (exact.abs() <= magnitude * (1 + 1e-9)).all()
+    # Of a difference.
+    monkeypatch.setattr(reference, op.name, lambda **t: t[op.first] - t[op.first])
+    (magnitude,) = call.magnitudes()
+    assert torch.equal(magnitude, 2 * call.present[op.first].abs())
 
 
 # ---- what it runs on ----------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 
 import pytest
@@ -10,8 +11,8 @@ from ops import (
     OPERANDS,
     Call,
     Op,
-    ScaleKind,
     assert_all_same_bits,
+    broadcast,
     check,
     each_op,
     each_op_that,
@@ -32,7 +33,7 @@ def in_layout(op: Op, layout: str, dtype: torch.dtype, device: str) -> Call:
     if experts and len(shape) == 1:
         shape = (1, *shape)
     leading, top_k = (shape[:-2], shape[-2]) if experts else (shape[:-1], 1)
-    scale: ScaleKind = "rows" if op.activates else "dim"
+    scale = op.scale_kinds[-1]
     call = op.call(leading, shape[-1], dtype, device, top_k=top_k, scale=scale, mixed=1)
     return call.having(**{op.first: laid_out(0).view(shape)})
 
@@ -93,6 +94,36 @@ def test_the_shape_decides_what_a_scale_is(device: str, op: Op, operands: str) -
         expected = check(call)
         for shape in shapes:
             assert_all_same_bits(call.mapped(lambda t, s=shape: t.view(s), [name])(), expected)
+
+
+LEADING = (2, 3, 4)
+KEPT = [kept for rank in range(4) for kept in itertools.product([False, True], repeat=rank)]
+
+
+@pytest.mark.parametrize("operands", ["same", "mixed"])
+@each_op
+def test_what_is_broadcast_is_read_where_it_is(device: str, op: Op, operands: str) -> None:
+    """Along any dimensions, each operand along others."""
+    for i in range(len(KEPT)):
+        kept = {name: KEPT[i - 4 * n] for n, name in enumerate(op.named("weight", "scale"))}
+        shapes = {name: broadcast(LEADING, 40, k) for name, k in kept.items()}
+        call = op.call(LEADING, 40, torch.float16, device, shapes=shapes, **OPERANDS[operands])
+        outs = call.empty_outs()
+        with torch.autograd.profiler.profile() as profile:
+            call(out=outs)
+        assert not [event.name for event in profile.function_events if "aten::" in event.name]
+        assert_all_same_bits(outs, check(call))
+        whole = call.mapped(lambda t: t.expand(*LEADING, 40).contiguous(), list(shapes))
+        assert_all_same_bits(outs, whole())
+
+
+@each_op
+def test_what_is_broadcast_along_alternating_dimensions(device: str, op: Op) -> None:
+    """More of them than a layout has."""
+    leading = (2, 3, 2, 3, 2)
+    for kept in itertools.product([False, True], repeat=len(leading)):
+        shapes = dict.fromkeys(op.named("weight", "scale"), broadcast(leading, 20, kept))
+        check(op.call(leading, 20, torch.bfloat16, device, shapes=shapes))
 
 
 @each_op

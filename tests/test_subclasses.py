@@ -35,6 +35,8 @@ def test_jagged_tensors_run_on_their_values(device: str, op: Op) -> None:
         expected = call()
         results = ragged()
         assert_all_same_bits([r.values() for r in results], expected)
+        ones = ragged.mapped(lambda t: t.view(1, 1, -1), op.named("weight"))
+        assert_all_same_bits([r.values() for r in ones()], expected)
         like = ragged[op.inputs[-1]]
         assert all(r.is_nested and r.shape == like.shape for r in results)
         total = results[0] + like  # as ragged as the input
@@ -79,8 +81,10 @@ def refused(call: Call, text: str) -> None:
 def test_jagged_tensors_beside_others(op: Op) -> None:
     call = op.call((sum(LENGTHS),), 24)
     ragged = nested(call)
-    for name in op.named("weight"):
-        refused(ragged.having(**{name: ragged[op.first]}), f"{name} must not be nested")
+    for name in op.named("weight", "scale"):
+        for shape in ((len(LENGTHS), 1, 24), (sum(LENGTHS), 24)):
+            dense = ragged.having(**{name: torch.ones(shape)})
+            refused(dense, f"{name} must be nested, as {op.first} is, or have one row, got shape")
     for name in op.inputs:
         others = [n for n in call.rowwise if n != name]
         if not others:

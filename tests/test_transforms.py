@@ -58,10 +58,10 @@ class CountOps(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def assert_folded(call: Call, dims: Mapping[str, int | None], calls: int = 1) -> None:
+def assert_folded(call: Call, dims: Mapping[str, int | None]) -> None:
     with CountOps() as count:
         results = vmapped(call, dims)
-    assert count.calls == calls
+    assert count.calls == 1
     assert_all_same_bits(results, looped(call, dims))
 
 
@@ -70,14 +70,13 @@ def assert_folded(call: Call, dims: Mapping[str, int | None], calls: int = 1) ->
 def test_vmap_folds_the_batch_into_the_rows(device: str, op: Op, leading: tuple[int, ...]) -> None:
     for scale in op.scale_kinds:
         call = op.call(leading, 24, torch.float16, device, scale=scale)
-        rows = [name for name in call.rowwise if leading or name != "scale"]
-        everything: dict[str, int | None] = dict.fromkeys(rows, 0)
+        everything: dict[str, int | None] = dict.fromkeys(call.rowwise, 0)
         assert_folded(batched(call, everything), everything)
-        for name in rows:  # the others are the same for all
+        for name in call.rowwise:  # the others are the same for all
             alone: dict[str, int | None] = {name: 0}
             assert_folded(batched(call, alone), alone)
         if leading:
-            elsewhere: dict[str, int | None] = dict.fromkeys(rows, 1)
+            elsewhere: dict[str, int | None] = dict.fromkeys(call.rowwise, 1)
             assert_folded(batched(call, elsewhere), elsewhere)
 
 
@@ -88,7 +87,30 @@ def test_vmap_over_what_rows_share(device: str, op: Op) -> None:
         for name in op.named("weight", "scale"):
             for rows in ([], op.inputs[:1]):
                 dims: dict[str, int | None] = {name: 0, **dict.fromkeys(rows, 0)}
-                assert_folded(batched(call, dims), dims, calls=BATCH)
+                assert_folded(batched(call, dims), dims)
+
+
+@pytest.mark.parametrize(
+    "shape", [(24,), (1, 24), (3, 24), (2, 1, 24), (1, 3, 24), (1, 1, 1, 24)], ids=str
+)
+@each_op
+def test_vmap_over_what_is_broadcast(device: str, op: Op, shape: tuple[int, ...]) -> None:
+    names = op.named("weight", "scale")
+    call = op.call((2, 3), 24, torch.float32, device, shapes=dict.fromkeys(names, shape))
+    for dim in [None, *range(len(shape) + 1)]:
+        for others in ([], op.inputs, names):
+            dims: dict[str, int | None] = dict.fromkeys(others, 0) | {names[0]: dim}
+            if any(d is not None for d in dims.values()):
+                assert_folded(batched(call, dims), dims)
+
+
+@each_op
+def test_vmap_does_not_broadcast_to_the_batch(op: Op) -> None:
+    for name in op.named("weight", "scale"):
+        call = op.call((4,), 24, shapes={name: (BATCH, 4, 24)})
+        dims: dict[str, int | None] = dict.fromkeys(op.inputs, 0)
+        with pytest.raises(RuntimeError, match=f"{name} must have no more dimensions than"):
+            vmapped(batched(call, dims), dims)
 
 
 @each_op_that(lambda op: op.optional)
@@ -136,13 +158,10 @@ def test_vmap_of_out(device: str, op: Op) -> None:
 @each_op
 def test_vmap_of_an_empty_batch(device: str, op: Op) -> None:
     call = op.call((4,), 24, torch.float32, device)
-    x = torch.empty(0, *call[op.first].shape, device=device)
-    results = torch.vmap(lambda t: call.having(**{op.first: t})())(x)
-    assert all(r.shape == (0, *call.shape) for r in results)
-    name = op.named("weight")[0]
-    w = torch.empty(0, 24, device=device)
-    with pytest.raises(RuntimeError, match=f"mlxnorm::{op.name}: vmap: an empty batch"):
-        torch.vmap(lambda t: call.having(**{name: t})())(w)
+    for name in (op.first, *op.named("weight", "scale")):
+        none = torch.empty(0, *call[name].shape, device=device)
+        results = torch.vmap(lambda t, name=name: call.having(**{name: t})())(none)
+        assert all(r.shape == (0, *call.shape) for r in results)
 
 
 @each_op

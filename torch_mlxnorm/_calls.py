@@ -23,6 +23,13 @@ def realistic(shape: list[int], dtype: torch.dtype, generator: torch.Generator) 
     return (torch.randn(shape, generator=generator) * channels).to(dtype)
 
 
+class _Summands(Tensor):
+    """Without signs: a difference is a sum."""
+
+    def __sub__(self, other: Any) -> Any:
+        return self + other
+
+
 @dataclass(frozen=True)
 class Operator:
     """What the schema says."""
@@ -47,7 +54,7 @@ class Operator:
 
     @property
     def has_scale(self) -> bool:
-        return any(role.endswith("scale") for role in self.tensors.values())
+        return "scale" in self.tensors.values()
 
 
 def operators() -> list[Operator]:
@@ -83,8 +90,10 @@ class Call:
 
     def magnitudes(self) -> tuple[Tensor, ...]:
         """What the summands of the results add up to, their signs left out."""
-        absolute = {name: t if t is None else t.abs() for name, t in self.tensors.items()}
-        return self._results_of(reference, absolute)
+        absolute = {name: t.abs().as_subclass(_Summands) for name, t in self.present.items()}
+        offset = {"weight_offset": abs(self.options.get("weight_offset", 0.0))}
+        call = Call(self.operator, self.tensors | absolute, self.options | offset)
+        return tuple(result.as_subclass(Tensor) for result in call.reference())
 
     def _results_of(self, module: Any, tensors: dict[str, Tensor | None]) -> tuple[Tensor, ...]:
         results = getattr(module, self.operator.name)(**tensors, **self.options)
@@ -141,7 +150,6 @@ def make_call(
         "experts": lambda: realistic([rows, TOP_K, dim], dtype, generator),
         "weight": lambda: normal(dim).to(operand_dtype),
         "scale": lambda: normal(*scale_shape).to(operand_dtype),
-        "elementwise_scale": lambda: normal(*scale_shape).to(operand_dtype),
         "routing_weights": lambda: normal(rows, TOP_K).softmax(-1).to(operand_dtype),
     }
     tensors = {

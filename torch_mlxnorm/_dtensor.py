@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.abc
 import importlib.util
 import sys
@@ -17,6 +18,7 @@ from torch_mlxnorm._roles import (
     OPS,
     bound,
     is_written,
+    leading_dimensions,
     name_of,
     rows_of,
     tensor_arguments,
@@ -40,19 +42,26 @@ def _shardings(op: torch._ops.OpOverload) -> Callable[..., Any]:
                 f"{torch.__version__}, which shards positional arguments only; later ones do"
             )
         shapes = {n: spec.shape for n, spec in given.items() if isinstance(spec, DTensorSpec)}
-        rows = rows_of(op, shapes)
-        leading = min(len(shapes[name]) for name in rows) - 1
+        leading = leading_dimensions(op, shapes)
         results = len(op._schema.returns)
-        placements = [Replicate(), *(Shard(dim) for dim in range(leading))]
+
+        def along(dim: int, name: str) -> Any:
+            """Of a tensor whose dimension `dim` is sharded, if it is there and not one for all."""
+            rows, shape = rows_of(op, name), shapes[name]
+            own = dim + len(shape) - rows.dimensions - leading
+            if rows.broadcasts and (own < 0 or shape[own] == 1):
+                return Replicate()
+            return Shard(own)
+
+        def arguments(placement: Callable[[str], Any]) -> list[Any]:
+            return [placement(name) if name in shapes else None for name in given]
+
         return [
-            (
-                [placement] * results,
-                [
-                    None if n not in shapes else placement if n in rows else Replicate()
-                    for n in given
-                ],
-            )
-            for placement in placements
+            ([Replicate()] * results, arguments(lambda name: Replicate())),
+            *(
+                ([Shard(dim)] * results, arguments(functools.partial(along, dim)))
+                for dim in range(leading)
+            ),
         ]
 
     return shardings

@@ -293,7 +293,7 @@ def cases(operator: Operator, dtype: torch.dtype, setting: Setting) -> Iterator[
     if "round_intermediates" in operator.options:
         variants.append({"round_intermediates": True})
     if operator.has_scale:
-        variants.append({"scale": "one"})
+        variants += [{"scale": "one"}, {"scale": "rows"}]
     if "activation" in operator.options:
         activations = get_args(torch_mlxnorm.Activation)
         variants += [{"activation": activation, "scale": "rows"} for activation in activations]

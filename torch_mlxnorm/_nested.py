@@ -24,25 +24,26 @@ def _run(
     given = bound(op, args, kwargs or {})
     tensors = tensor_arguments(given)
     first, x = next(iter(tensors.items()))
-    rows = rows_of(op, {name: tensor.shape for name, tensor in tensors.items()})
     for name, tensor in tensors.items():
-        nested = isinstance(tensor, NestedTensor)
-        if nested != (name in rows):
-            must = "must not" if nested else "must"
+        if isinstance(tensor, NestedTensor):
+            if tensor.shape[tensor._ragged_idx] != x.shape[x._ragged_idx]:
+                raise RuntimeError(
+                    f"mlxnorm::{name_of(op)}: {name} must be as ragged as {first}: nested tensors "
+                    "of one call share their offsets"
+                )
+            given[name] = tensor.values()
+        elif not rows_of(op, name).broadcasts:
+            raise RuntimeError(f"mlxnorm::{name_of(op)}: {name} must be nested, as {first} is")
+        elif tensor.shape[:-1].numel() != 1:  # they would meet the rows of the values
             raise RuntimeError(
-                f"mlxnorm::{name_of(op)}: {name} {must} be nested: the tensors that have a row for "
-                "each row of the results are, others are not"
-            )
-        if nested and tensor.shape[tensor._ragged_idx] != x.shape[x._ragged_idx]:
-            raise RuntimeError(
-                f"mlxnorm::{name_of(op)}: {name} must be as ragged as {first}: nested tensors "
-                "of one call share their offsets"
+                f"mlxnorm::{name_of(op)}: {name} must be nested, as {first} is, or have one row, "
+                f"got shape {list(tensor.shape)}"
             )
     if x._ragged_idx == x.dim() - 1:
         raise RuntimeError(
             f"mlxnorm::{name_of(op)}: {first} must not be ragged in its last dimension"
         )
-    results = op(**given | {name: tensors[name].values() for name in rows})
+    results = op(**given)
     if isinstance(results, tuple):
         return tuple(_like(x, values) for values in results)
     return None if results is None else _like(x, results)

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from torch_mlxnorm import _C
 
-Role = Literal["input", "experts", "weight", "scale", "elementwise_scale", "routing_weights"]
+Role = str
+
+
+class Rows(NamedTuple):
+    """How the shape of a tensor with some role is made up."""
+
+    dimensions: int  # the last ones, which belong to a row
+    broadcasts: bool  # the others, to the leading dimensions of the results; else they are those
+
+
+ROLES: dict[Role, Rows] = {role: Rows(*rows) for role, rows in _C.roles().items()}
 
 # Every operator's tensors and what they are, in the order of the README and of the schemas: the
 # tables of csrc/ops.
@@ -47,18 +57,12 @@ def is_written(op: torch._ops.OpOverload, name: str) -> bool:
     return any(argument.name == name and argument.is_out for argument in op._schema.arguments)
 
 
-def rows_of(op: torch._ops.OpOverload, shapes: Mapping[str, torch.Size]) -> list[str]:
-    """The tensors that have rows of their own for each row of the results; the others, such as
-    weights, are shared by all rows. The first tensor is an input, or the experts."""
-    roles = OPS[name_of(op)]
-    first = next(iter(shapes.values()))
+def rows_of(op: torch._ops.OpOverload, name: str) -> Rows:
+    """Of an argument that is a tensor."""
+    return Rows(1, False) if is_written(op, name) else ROLES[OPS[name_of(op)][name]]
 
-    def has_rows(name: str, shape: torch.Size) -> bool:
-        if is_written(op, name):
-            return True
-        role = roles[name]
-        if role == "elementwise_scale":
-            return shape == first
-        return role in (*INPUTS, "routing_weights")
 
-    return [name for name, shape in shapes.items() if has_rows(name, shape)]
+def leading_dimensions(op: torch._ops.OpOverload, shapes: Mapping[str, torch.Size]) -> int:
+    """Of the results, by the shapes of a call's tensors."""
+    name, shape = next(iter(shapes.items()))
+    return len(shape) - rows_of(op, name).dimensions

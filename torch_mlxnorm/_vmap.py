@@ -1,5 +1,4 @@
-"""torch.vmap: the batch becomes a leading dimension of the rows, so that one call serves all of it.
-Only where tensors that rows share are batched, weights above all, it takes a call for each."""
+"""torch.vmap: the batch becomes a leading dimension, so that one call serves all of it."""
 
 from __future__ import annotations
 
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor
 from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 
-from torch_mlxnorm._roles import bound, is_written, rows_of, tensor_arguments
+from torch_mlxnorm._roles import bound, is_written, leading_dimensions, rows_of, tensor_arguments
 
 _unwrap = torch._C._functorch._unwrap_batched
 _wrap = torch._C._functorch._add_batch_dim
@@ -45,33 +44,34 @@ class _Rule:
 
     def run(self, given: dict[str, Any], dims: dict[str, int | None], batch: int) -> Any:
         """Results with the batch in front, of a batch that is no longer hidden."""
+        shapes = {
+            name: torch.Size(n for i, n in enumerate(given[name].shape) if i != dim)
+            for name, dim in dims.items()
+        }
+        leading, last = leading_dimensions(self.op, shapes), next(iter(shapes.values()))[-1]
         for name, dim in dims.items():
             if dim is None and is_written(self.op, name):
                 raise RuntimeError(
                     f"{self.op._schema.name}: vmap: {name} must be batched, as an input is; it "
                     "cannot hold the results of the whole batch"
                 )
-        shapes = {
-            name: torch.Size(n for i, n in enumerate(given[name].shape) if i != dim)
-            for name, dim in dims.items()
-        }
-        rows = rows_of(self.op, shapes)
-        if all(name in rows for name, dim in dims.items() if dim is not None):
-            folded = {name: _with_batch(given[name], dims[name], batch) for name in rows}
-            return self.op(**given | folded)
-        if batch == 0:
-            raise RuntimeError(
-                f"{self.op._schema.name}: vmap: an empty batch of tensors that rows share, such as "
-                "weights, is not supported"
-            )
-        batched = {name: dim for name, dim in dims.items() if dim is not None}
-        each = [
-            self.op(**given | {name: given[name].select(dim, i) for name, dim in batched.items()})
-            for i in range(batch)
-        ]
-        if isinstance(each[0], tuple):
-            return tuple(torch.stack(results) for results in zip(*each, strict=True))
-        return None if each[0] is None else torch.stack(each)
+            if not rows_of(self.op, name).broadcasts:
+                given[name] = _with_batch(given[name], dim, batch)
+                continue
+            operand = given[name].unsqueeze(0) if dim is None else given[name].movedim(dim, 0)
+            if dim is not None and shapes[name].numel() == 1:  # for all elements of a slice
+                operand = operand.reshape(batch, 1).expand(batch, last)
+            missing = leading + 2 - operand.dim()
+            if missing >= 0:
+                given[name] = operand[(slice(None), *[None] * missing)]
+            elif shapes[name][:-missing].numel() == 1:
+                given[name] = operand.flatten(1, 1 - missing)
+            else:
+                raise RuntimeError(
+                    f"{self.op._schema.name}: vmap: {name} must have no more dimensions than the "
+                    f"results have, {leading + 1}, got shape {list(shapes[name])}"
+                )
+        return self.op(**given)
 
 
 def register(library: torch.library.Library, op: torch._ops.OpOverload) -> None:

@@ -8,14 +8,15 @@ The formulas are written with::
 :func:`rms_norm` describes tensors, ``eps``, ``weight_offset``, ``casting_mode``, ``out`` and errors
 for all of them. Beyond that, the other operators have in common:
 
-- **Inputs**, the tensors ``[..., dim]``, have one shape, dtype and device; nothing is
+- **Inputs**, the tensors ``[..., dim]``, have one shape, dtype and device; none is
   broadcast. Each has strides of its own. Results have their shape and dtype, are contiguous, and
   are rounded once, when they are written; everything before is float32.
-- **Weights** are ``[dim]``. Weights, ``scale``, ``layer_scalar`` and ``routing_weights`` are, each
+- **Weights** are ``[dim]``, or of a shape that ends in dim and broadcasts to the results', such
+  as ``[heads, dim]``. Weights, ``scale``, ``layer_scalar`` and ``routing_weights`` are, each
   for itself, float32, float16 or bfloat16, whatever the inputs are, whose dtype the results
   keep. ``weight_offset`` is added to every weight, ``casting_mode`` holds inside every ``N``.
-- **scale and layer_scalar** have one element, in any shape, or the shape ``[dim]``, leading ones
-  allowed. Other shapes, such as ``[rows, 1]``, are errors: nothing is broadcast along rows.
+- **scale and layer_scalar** are that, or have one element in any shape. ``[rows, 1]`` is an
+  error: nothing is broadcast along a row.
 - **round_intermediates** ``False`` keeps float32 between the steps, which is more accurate: a
   second norm sees the unrounded sum, although the sum that is returned is rounded. ``True`` rounds
   wherever the formula says ``R``: in float16 and bfloat16 the results equal, bit for bit, the chain
@@ -125,7 +126,8 @@ def rms_norm(
         x: ``[..., dim]``, float32, float16 or bfloat16, ``dim`` at least 1. Any strides: rows
             whose last dimension has stride 1 are read where they are when the leading dimensions
             fold into at most three, other layouts are made contiguous first.
-        weight: ``[dim]``, float32, float16 or bfloat16, on x's device. ``None`` means 1, and then
+        weight: ``[dim]``, or any shape that ends in dim and broadcasts to x's: ``[heads, dim]``.
+            float32, float16 or bfloat16, on x's device. ``None`` means 1, and then
             ``weight_offset`` and ``casting_mode`` have no effect.
         eps: added to the mean of the squares; ``None`` means ``torch.finfo(torch.float32).eps`` for
             every dtype, as in :func:`torch.nn.functional.rms_norm`.
@@ -180,7 +182,7 @@ def rms_norm_mul(
     Args:
         x: ``[..., dim]``, float32, float16 or bfloat16.
         weight: ``[dim]`` or ``None``.
-        scale: x's shape, ``[dim]`` or one element.
+        scale: ``[dim]``, what broadcasts to x's shape, or one element.
         activation: of scale. ``"none"``: ``scale``; ``"silu"``: ``scale * sigmoid(scale)``;
             ``"gelu_tanh"``: ``0.5 * scale * (1 + tanh(sqrt(2 / pi) * (scale + 0.044715 *
             scale**3)))``; ``"sigmoid"``.

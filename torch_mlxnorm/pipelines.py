@@ -151,7 +151,7 @@ class _Arguments:
     def __init__(self, name: str) -> None:
         self.tensors = OPS[name]
         self.operands = [n for n, role in self.tensors.items() if role not in INPUTS]
-        self.scales = [n for n, role in self.tensors.items() if role.endswith("scale")]
+        self.scales = [n for n, role in self.tensors.items() if role == "scale"]
         arguments = getattr(torch.ops.mlxnorm, name).default._schema.arguments
         self.optional = [a.name for a in arguments if str(a.type) == "Optional[Tensor]"]
         self.options = [a.name for a in arguments if a.name not in self.tensors]

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torch_mlxnorm import functional
-from torch_mlxnorm._roles import OPS
+from torch_mlxnorm._roles import OPS, ROLES
 from torch_mlxnorm.functional import Activation
 
 P = ParamSpec("P")
@@ -39,13 +39,6 @@ def _rounded(t: Tensor, dtype: torch.dtype) -> Tensor:
     return t.to(dtype).double()
 
 
-def _factor(scale: Tensor, x: Tensor) -> Tensor:
-    """One element, or ``[1, ..., 1, dim]``, as the factor ``[dim]`` that all rows share."""
-    if scale.shape == x.shape:
-        return scale
-    return scale.reshape(scale.shape[-1:]).expand(x.shape[-1])
-
-
 def _defines(function: Callable[P, T]) -> Callable[[Callable[..., T]], Callable[P, T]]:
     """Makes a function with the parameters of the operator's, but for ``out``, from its formula.
     That gets what it names: tensors in float64, ``activation``, ``N``, and ``R``, which rounds to
@@ -65,9 +58,9 @@ def _defines(function: Callable[P, T]) -> Callable[[Callable[..., T]], Callable[
             given = bound.arguments
             first = given[next(iter(roles))]
             values = {name: None if given[name] is None else _exact(given[name]) for name in roles}
-            for name, role in roles.items():
-                if role in ("scale", "elementwise_scale") and values[name] is not None:
-                    values[name] = _factor(values[name], first)
+            for name, value in values.items():
+                if value is not None and value.numel() == 1:  # whatever the shape
+                    values[name] = value.flatten() if ROLES[roles[name]].broadcasts else value
 
             def R(t: Tensor, like: str = next(iter(roles))) -> Tensor:
                 return _rounded(t, given[like].dtype) if given.get("round_intermediates") else t

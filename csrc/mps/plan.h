@@ -84,7 +84,7 @@ uint32_t bound_buffers(const OpTable& op, uint32_t tensor_types);
 // The name that the kernel was instantiated with: "rms_norm_row_2_float16_vector".
 std::string function_name(Op op, const Plan& plan, DType dtype);
 
-// The line that instantiates that kernel at the end of its op's source (shaders/kernels.h).
+// The line that instantiates that kernel at the end of its op's source (shaders/norm_kernels.h).
 std::string instantiation(Op op, const Plan& plan, DType dtype);
 
 }  // namespace mlxnorm::mps

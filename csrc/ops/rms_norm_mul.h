@@ -9,7 +9,7 @@ struct rms_norm_mul {
   static constexpr TensorSpec kTensors[] = {
       {"x", Role::input},
       {"weight", Role::weight, Passing::optional},
-      {"scale", Role::elementwise_scale},
+      {"scale", Role::scale},
   };
   static constexpr ResultSpec kResults[] = {{"out", "x"}};
   static constexpr Option kOptions[] = {Option::activation, Option::weight_offset,

@@ -16,26 +16,31 @@ namespace mlxnorm {
 // What a tensor may be; csrc/checks.cpp has the rule of each. Inputs and experts have one dtype,
 // that of the results. The others are operands, each of any type.
 enum class Role : uint8_t {
-  input,              // [..., dim]
-  experts,            // [..., top_k, dim]
-  weight,             // [dim]
-  scale,              // one element or [dim], leading ones allowed
-  elementwise_scale,  // that, or an input's shape
-  routing_weights,    // [..., top_k]
+  input,            // [..., dim]
+  experts,          // [..., top_k, dim]
+  weight,           // [dim], or with leading dimensions that broadcast to those of the results
+  scale,            // that, or one element
+  routing_weights,  // [..., top_k]
 };
 
-constexpr std::string_view role_name(Role role) {
-  constexpr std::string_view kNames[] = {"input", "experts",           "weight",
-                                         "scale", "elementwise_scale", "routing_weights"};
-  return kNames[size_t(role)];
-}
+constexpr const char* kRoleNames[] = {"input", "experts", "weight", "scale", "routing_weights"};
+constexpr size_t kRoles = std::size(kRoleNames);
 
 constexpr bool has_dtype_of_results(Role role) {
   return role == Role::input || role == Role::experts;
 }
 
+// Its other dimensions are those of the results, or broadcast to them.
+constexpr int row_dimensions(Role role) {
+  return role == Role::experts ? 2 : 1;
+}
+
+constexpr bool broadcasts(Role role) {
+  return role == Role::weight || role == Role::scale;
+}
+
 constexpr bool may_be_scalar(Role role) {
-  return role == Role::scale || role == Role::elementwise_scale;
+  return role == Role::scale;
 }
 
 // Is it read by words (or blocks), as results are written? Routing weights are read one by one.

@@ -19,9 +19,20 @@ py::dict ops() {
   for (const mlxnorm::OpTable& op : mlxnorm::kOps) {
     py::dict roles;
     for (const mlxnorm::TensorSpec& tensor : op.tensors) {
-      roles[tensor.name] = mlxnorm::role_name(tensor.role);
+      roles[tensor.name] = mlxnorm::kRoleNames[size_t(tensor.role)];
     }
     result[mlxnorm::op_name(op.op)] = roles;
+  }
+  return result;
+}
+
+// How many dimensions belong to a row of a tensor with a role, and whether the others broadcast.
+py::dict roles() {
+  py::dict result;
+  for (size_t i = 0; i < mlxnorm::kRoles; ++i) {
+    const auto role = mlxnorm::Role(i);
+    result[mlxnorm::kRoleNames[i]] =
+        py::make_tuple(mlxnorm::row_dimensions(role), mlxnorm::broadcasts(role));
   }
   return result;
 }
@@ -39,6 +50,7 @@ struct OwnedRecord {
 
 PYBIND11_MODULE(_C, m) {
   m.def("ops", ops);
+  m.def("roles", roles);
   py::class_<OwnedRecord>(m, "RmsNormRecord")
       .def(py::init([](const at::Tensor& like, at::ScalarType dtype, int64_t rows, int64_t dim,
                        std::optional<at::ScalarType> weight_dtype, std::optional<double> eps,

@@ -2,7 +2,7 @@
 //
 // A formula is a struct of static functions that are called for each piece of a row that a thread
 // handles at once; shaders/piece.h and csrc/cpu/isa/piece.h have a Piece each. Its Values are
-// float32, with +, *, / and exp_of_negative(x). No base classes: Metal has none.
+// float32, with +, -, *, / and exp_of_negative(x). No base classes: Metal has none.
 //
 //   enum Tensor, Result         the op's tensors and results, in the order of its table (csrc/ops/)
 //   first_sum(piece)            what the first sum of squares is over; kKeepFirst if that is more

@@ -348,7 +348,7 @@ MUTANTS = [
         "device-check",
         "a weight may be on another device",
         "csrc/checks.cpp",
-        "  check_device(op, weight, x);\n",
+        "  check_device(op, operand, x);\n",
         "",
         CHECKED,
     ),

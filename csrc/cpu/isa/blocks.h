@@ -138,6 +138,9 @@ inline Block operator+(Block a, Block b) {
 inline Block operator+(Block a, float b) {
   return {a.low + Vec(b), a.high + Vec(b)};
 }
+inline Block operator-(Block a, Block b) {
+  return {a.low - b.low, a.high - b.high};
+}
 inline Block operator/(Block a, Block b) {
   return {a.low / b.low, a.high / b.high};
 }

@@ -136,13 +136,14 @@ void norm_rows(const NormArguments& call, int64_t begin, int64_t end, float* scr
 }
 
 // The usual call, for which there are kernels that need not ask: every weight is there in the dtype
-// of the inputs, and nothing is rounded on the way (in float32 nothing ever is). A weight is one
-// row, which all rows share.
+// of the inputs, one row that all share, and nothing is rounded on the way (in float32 nothing
+// ever is).
 template <typename Table, typename T>
 bool is_plain(const NormArguments& call) {
   for (size_t t = 0; t < std::size(Table::kTensors); ++t) {
     if (has_bit(kWeights<Table>, int(t)) &&
-        tensor_type(call.layout.tensor_types, int(t)) != kTensorType<T>) {
+        (tensor_type(call.layout.tensor_types, int(t)) != kTensorType<T> ||
+         !is_one_row(call.layout.tensors[t]))) {
       return false;
     }
   }
