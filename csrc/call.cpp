@@ -12,25 +12,18 @@ float eps_of(std::optional<double> eps) {
   return float(eps.value_or(std::numeric_limits<float>::epsilon()));
 }
 
-float weight_offset_of(double offset) {
+float number_of(Number which, double value) {
   // Adding -0.0 changes no weight; adding 0.0 would turn a weight of -0.0 into 0.0.
-  return offset == 0.0 ? -0.0f : float(offset);
+  return which == kWeightOffset && value == 0.0 ? -0.0f : float(value);
 }
 
 void read_option(const char* op, Option option, const c10::IValue& value, NormOptions& options) {
-  switch (option) {
-    case Option::activation:
-      options.activation = parse_activation(op, value.toStringRef());
-      break;
-    case Option::weight_offset:
-      options.weight_offset = weight_offset_of(value.toDouble());
-      break;
-    case Option::casting_mode:
-      options.casting_mode = parse_casting_mode(op, value.toStringRef());
-      break;
-    case Option::round_intermediates:
-      options.round_intermediates = value.toBool();
-      break;
+  if (option.is_number) {
+    options.numbers[option.which] = number_of(Number(option.which), value.toDouble());
+  } else {
+    const Choice which = Choice(option.which);
+    options.choices |= pack_choice(
+        which, value.isBool() ? value.toBool() : parse_choice(op, which, value.toStringRef()));
   }
 }
 
@@ -47,7 +40,24 @@ const OpTable& table_of(std::string_view name) {
 
 NormOptions make_options(const char* op, std::optional<double> eps, double weight_offset,
                          std::string_view casting_mode) {
-  return {eps_of(eps), weight_offset_of(weight_offset), parse_casting_mode(op, casting_mode)};
+  NormOptions options{eps_of(eps)};
+  options.numbers[kWeightOffset] = number_of(kWeightOffset, weight_offset);
+  options.choices = pack_choice(kCastingMode, parse_choice(op, kCastingMode, casting_mode));
+  return options;
+}
+
+uint32_t parse_choices(const OpTable& op, const c10::Dict<std::string, std::string>& choices) {
+  uint32_t result = 0;
+  for (const Option option : op.options) {
+    const auto given = choices.find(option.name());
+    if (!option.is_number && given != choices.end()) {
+      const Choice which = Choice(option.which);
+      const bool named = !kChoiceSpecs[which].values.empty();
+      const std::string& value = given->value();
+      result |= pack_choice(which, named ? parse_choice(op.name, which, value) : value == "True");
+    }
+  }
+  return result;
 }
 
 NormCall::NormCall(const OpTable& op, const c10::IValue* arguments) : op_(op) {

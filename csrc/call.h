@@ -35,6 +35,9 @@ constexpr size_t argument_of_out(const OpTable& op, size_t r) {
 NormOptions make_options(const char* op, std::optional<double> eps, double weight_offset,
                          std::string_view casting_mode);
 
+// Choices by name, "True" or "False" where they have no names for their values.
+uint32_t parse_choices(const OpTable& op, const c10::Dict<std::string, std::string>& choices);
+
 // Borrows the tensors.
 class NormCall {
  public:

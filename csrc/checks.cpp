@@ -200,29 +200,18 @@ void check_max_top_k(const char* op, const Argument& experts, int64_t max_top_k)
               experts.tensor->device(), ", got ", experts.tensor->size(-2));
 }
 
-CastingMode parse_casting_mode(const char* op, std::string_view casting_mode) {
-  if (casting_mode == "gemma") {
-    return CastingMode::gemma;
+uint32_t parse_choice(const char* op, Choice which, std::string_view value) {
+  const ChoiceSpec& choice = kChoiceSpecs[which];
+  std::string names;
+  for (size_t i = 0; i < choice.values.size(); ++i) {
+    if (value == choice.values[i]) {
+      return uint32_t(i);
+    }
+    const bool last = i + 1 == choice.values.size();
+    names += i == 0 ? "" : last ? " or " : ", ";
+    names += '"' + std::string(choice.values[i]) + '"';
   }
-  TORCH_CHECK_VALUE(casting_mode == "llama", op,
-                    ": casting_mode must be \"gemma\" or \"llama\", got \"", casting_mode, "\"");
-  return CastingMode::llama;
-}
-
-Activation parse_activation(const char* op, std::string_view activation) {
-  if (activation == "none") {
-    return kNoActivation;
-  }
-  if (activation == "silu") {
-    return kSilu;
-  }
-  if (activation == "gelu_tanh") {
-    return kGeluTanh;
-  }
-  TORCH_CHECK_VALUE(activation == "sigmoid", op,
-                    ": activation must be \"none\", \"silu\", \"gelu_tanh\" or \"sigmoid\", got \"",
-                    activation, "\"");
-  return kSigmoid;
+  TORCH_CHECK_VALUE(false, op, ": ", choice.name, " must be ", names, ", got \"", value, "\"");
 }
 
 }  // namespace mlxnorm

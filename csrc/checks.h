@@ -47,7 +47,7 @@ void check_no_overlap(const char* op, const Argument& out, const Argument& other
 void check_max_dim(const char* op, const Argument& x, int64_t max_dim);
 void check_max_top_k(const char* op, const Argument& experts, int64_t max_top_k);
 
-CastingMode parse_casting_mode(const char* op, std::string_view casting_mode);
-Activation parse_activation(const char* op, std::string_view activation);
+// A choice by the name of its value.
+uint32_t parse_choice(const char* op, Choice which, std::string_view value);
 
 }  // namespace mlxnorm

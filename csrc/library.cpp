@@ -27,17 +27,13 @@ std::string argument(const TensorSpec& tensor) {
 }
 
 std::string argument(Option option) {
-  switch (option) {
-    case Option::activation:
-      return "str activation=\"none\"";
-    case Option::weight_offset:
-      return "float weight_offset=0.0";
-    case Option::casting_mode:
-      return "str casting_mode=\"gemma\"";
-    case Option::round_intermediates:
-      return "bool round_intermediates=False";
+  const std::string name = option.name();
+  if (option.is_number) {
+    return "float " + name + "=" + kNumberSpecs[option.which].initially;
   }
-  return {};
+  const auto values = kChoiceSpecs[option.which].values;
+  return values.empty() ? "bool " + name + "=False"
+                        : "str " + name + "=\"" + std::string(values[0]) + "\"";
 }
 
 // Positions as argument_of_tensor and its neighbours have them.
@@ -85,10 +81,10 @@ TORCH_LIBRARY(mlxnorm, m) {
       "float? eps, float weight_offset, str casting_mode) "
       "-> __torch__.torch.classes.mlxnorm.RmsNormRecord");
   // Behind torch_mlxnorm/pipelines.py. Of `like` its dtype and device count, of the op's tensors
-  // their dtypes, and whether they have one element.
+  // their dtypes, and whether they have one element; of the options, those that are choices.
   m.def(
       "_warm_up(Tensor like, str op, int dim, Tensor?[] tensors, bool[] one_element, "
-      "bool unaligned, str activation, str casting_mode, bool round_intermediates) -> ()");
+      "bool unaligned, Dict(str, str) choices) -> ()");
   m.def("_compiled_kernels(Tensor like) -> (str[] names, str[] origins, float[] seconds)");
 }
 
@@ -102,9 +98,8 @@ TORCH_LIBRARY_IMPL(mlxnorm, CompositeExplicitAutograd, m) {
          });
   m.impl("_warm_up", [](const at::Tensor&, std::string_view op, int64_t,
                         const c10::List<std::optional<at::Tensor>>&, const c10::List<bool>&, bool,
-                        std::string_view activation, std::string_view casting_mode, bool) {
-    parse_activation(table_of(op).name, activation);
-    parse_casting_mode(table_of(op).name, casting_mode);
+                        const c10::Dict<std::string, std::string>& choices) {
+    parse_choices(table_of(op), choices);
   });
   m.impl("_compiled_kernels", [](const at::Tensor&) {
     return std::tuple<std::vector<std::string>, std::vector<std::string>, std::vector<double>>();

@@ -55,17 +55,10 @@ constexpr TensorType tensor_type_of(DType dtype) {
   return dtype == DType::float32 ? kFloat32 : dtype == DType::float16 ? kFloat16 : kBFloat16;
 }
 
-enum class CastingMode {
-  gemma,  // multiply by the weight in float32, round once
-  llama,  // round the normalized value, multiply by the weight, round again
-};
-
 struct NormOptions {
   float eps;
-  float weight_offset;
-  CastingMode casting_mode = CastingMode::gemma;
-  bool round_intermediates = false;
-  Activation activation = kNoActivation;
+  uint32_t choices = 0;  // see choice_in
+  float numbers[kNumbers] = {};
 };
 
 // Where the tensors of a call lie in memory, and of which type they are, but for their addresses.

@@ -66,13 +66,37 @@ inline bool has_bit(uint32_t bits, int tensor) {
   return (bits >> tensor & 1) != 0;
 }
 
-enum Activation : uint32_t {
-  kNoActivation = 0,
-  kSilu = 1,
-  kGeluTanh = 2,
-  kSigmoid = 3,
-  kActivations,
+// ---- options of an op ------------------------------------------------------------------------
+// csrc/ops/options.h has their names, defaults and values.
+
+// Those that are numbers are arguments of the kernels.
+enum Number {
+  kWeightOffset,
+  kNumbers,
 };
+
+// Those that choose among a few are constants of a pipeline.
+enum Choice {
+  kActivation,
+  kCastingMode,
+  kRoundIntermediates,
+  kChoices,
+
+  kChoiceBits = 2,
+};
+enum Activation : uint32_t { kNoActivation, kSilu, kGeluTanh, kSigmoid };
+enum CastingMode : uint32_t {
+  kGemma,  // multiply by the weight in float32, round once
+  kLlama,  // round the normalized value, multiply by the weight, round again
+};
+
+// All choices in one word.
+inline uint32_t pack_choice(Choice which, uint32_t value) {
+  return value << (kChoiceBits * which);
+}
+inline uint32_t choice_in(uint32_t choices, Choice which) {
+  return choices >> (kChoiceBits * which) & ((1u << kChoiceBits) - 1);
+}
 
 // ---- arguments of the kernels ----------------------------------------------------------------
 
@@ -106,21 +130,19 @@ struct NormParams {
   uint32_t top_k;
   float inverse_dim;
   float eps;
-  float weight_offset;
+  float numbers[kNumbers];
 };
 
 // Choices that the Metal compiler should see as constants, fixed when a pipeline is made.
 enum FunctionConstant {
-  kTensorTypesConstant = 0,         // uint, see tensor_type
-  kScalarsConstant = 1,             // uint, a bit for each tensor that has one element for all
-  kActivationConstant = 2,          // uint, an Activation
-  kRoundBeforeWeightConstant = 3,   // bool, casting_mode "llama"
-  kRoundIntermediatesConstant = 4,  // bool
-  kPrefetchConstant = 5,     // uint, a bit for each tensor that is loaded before the first sum
-  kLanesPerRowConstant = 6,  // uint, threads of a SIMD group that share a short row
+  kTensorTypesConstant = 0,  // uint, see tensor_type
+  kScalarsConstant = 1,      // uint, a bit for each tensor that has one element for all
+  kChoicesConstant = 2,      // uint, see choice_in
+  kPrefetchConstant = 3,     // uint, a bit for each tensor that is loaded before the first sum
+  kLanesPerRowConstant = 4,  // uint, threads of a SIMD group that share a short row
 
   // bool, for each buffer that not all calls bind: is it bound?
-  kHasBufferConstant = 7,
+  kHasBufferConstant = 5,
   kHasTensor1Constant = kHasBufferConstant + kTensor1Buffer,
   kHasTensor2Constant = kHasBufferConstant + kTensor2Buffer,
   kHasTensor3Constant = kHasBufferConstant + kTensor3Buffer,

@@ -4,9 +4,7 @@
 #include "formulas/formula.h"
 #include "tensors.h"
 
-constant uint activation_function [[function_constant(kActivationConstant)]];
-constant bool round_before_weight [[function_constant(kRoundBeforeWeightConstant)]];
-constant bool round_intermediates [[function_constant(kRoundIntermediatesConstant)]];
+constant uint choices [[function_constant(kChoicesConstant)]];
 
 template <typename Formula, typename T, bool kVector>
 struct Piece {
@@ -47,23 +45,22 @@ struct Piece {
   }
   METAL_FUNC uint top_k() const { return params->top_k; }
 
-  METAL_FUNC uint activation() const { return activation_function; }
-  METAL_FUNC float weight_offset() const { return params->weight_offset; }
-  METAL_FUNC bool rounds_before_weight() const { return round_before_weight; }
+  METAL_FUNC float number(Number which) const { return params->numbers[which]; }
+  METAL_FUNC uint choice(Choice which) const { return choice_in(choices, which); }
 
   METAL_FUNC Values filled(float value) const { return splat<T>(value); }
 
   METAL_FUNC Values as_stored(Values x) const { return x.template rounded_as<T>(); }
 
   METAL_FUNC Values rounded(Values x) const {
-    if (round_intermediates) {
+    if (choice(kRoundIntermediates) != 0) {
       return as_stored(x);
     }
     return x;
   }
 
   METAL_FUNC Values rounded_as(int t, Values x) const {
-    if (!round_intermediates) {
+    if (choice(kRoundIntermediates) == 0) {
       return x;
     }
     switch (tensor_type(tensor_types, t)) {

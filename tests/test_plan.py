@@ -79,9 +79,7 @@ extern "C" uint64_t key_of_fields(const uint32_t* f) {
   key.dtype = DType(f[6]);
   key.tensor_types = f[7];
   key.scalars = f[8];
-  key.activation = Activation(f[9]);
-  key.round_before_weight = f[10] != 0;
-  key.round_intermediates = f[11] != 0;
+  key.choices = f[9];
   try {
     return 1 + packed(key);
   } catch (const std::logic_error&) {
@@ -235,12 +233,11 @@ def test_the_sum_depends_on_dim_and_dtype_alone(library: ctypes.CDLL, dtype: str
 
 # How many values each field of a pipeline's key has: ops, kernels, words, lanes, vector, prefetch,
 # dtypes, types of 8 tensors, scalars among them, activations, both roundings.
-KEY_FIELDS = [len(OPS), 3, 5, 33, 2, 2, 3, 1 << 16, 1 << 8, 4, 2, 2]
+KEY_FIELDS = [len(OPS), 3, 5, 33, 2, 2, 3, 1 << 16, 1 << 8, 1 << 6]
 
 
 def test_pipeline_keys_do_not_alias(library: ctypes.CDLL) -> None:
-    """Each value of a field gives a key of its own, whatever the others are; one too many is told,
-    as a fifth activation without room for it would be."""
+    """Each value of a field gives a key of its own beside any others. One too many is told."""
 
     def key(fields: list[int]) -> int:
         return library.key_of_fields((ctypes.c_uint32 * len(fields))(*fields))

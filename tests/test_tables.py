@@ -74,6 +74,17 @@ def compile_op(source: str) -> str:
     return run.stderr
 
 
+def test_a_value_without_bits_does_not_compile() -> None:
+    """Nor a choice whose name is missing."""
+    text = (ROOT / "csrc/ops/options.h").read_text()
+    options = text.replace('#include "../types.h"', '#include "csrc/types.h"')
+    options = options.replace("#pragma once", "")
+    assert options != text and not compile_op(options)
+    for old, new in (('"sigmoid"}', '"sigmoid", "tanh"}'), ('    {"round_intermediates"},\n', "")):
+        assert options.count(old) == 1
+        assert "static assertion failed" in compile_op(options.replace(old, new))
+
+
 @pytest.fixture(scope="module")
 def messages() -> dict[str, str]:
     for old, _, _ in MISTAKES.values():

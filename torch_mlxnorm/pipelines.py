@@ -114,6 +114,12 @@ def warm_up(
     if scale not in (None, *get_args(ScaleKind)):
         raise ValueError(f'mlxnorm::warm_up: scale must be "one", "many" or None, got {scale!r}')
 
+    choices = {
+        "activation": activation,
+        "casting_mode": casting_mode,
+        "round_intermediates": str(bool(round_intermediates)),
+    }
+
     def compile_variant(
         name: str, dtype: torch.dtype, dim: int, present: tuple[str, ...], one: bool
     ) -> None:
@@ -129,9 +135,7 @@ def warm_up(
             list(tensors.values()),
             [one and tensor in call.scales for tensor in tensors],
             unaligned,
-            activation if "activation" in call.options else "none",
-            casting_mode,
-            round_intermediates and "round_intermediates" in call.options,
+            choices,
         )
 
     # Variants of one kernel wait for the same library, so other kernels come between them.
@@ -154,7 +158,6 @@ class _Arguments:
         self.scales = [n for n, role in self.tensors.items() if role == "scale"]
         arguments = getattr(torch.ops.mlxnorm, name).default._schema.arguments
         self.optional = [a.name for a in arguments if str(a.type) == "Optional[Tensor]"]
-        self.options = [a.name for a in arguments if a.name not in self.tensors]
 
     def variants(
         self, missing: frozenset[str] | None, scale: ScaleKind | None

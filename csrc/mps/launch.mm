@@ -56,7 +56,7 @@ NormParams params_of(const NormLayout& layout, const NormOptions& options) {
   params.top_k = uint32_t(layout.top_k);
   params.inverse_dim = inverse_of(layout.dim);
   params.eps = options.eps;
-  params.weight_offset = options.weight_offset;
+  std::copy(std::begin(options.numbers), std::end(options.numbers), params.numbers);
   return params;
 }
 

@@ -92,14 +92,11 @@ NormLayout layout_of(const OpTable& op, const at::Tensor& like, int64_t dim,
 
 void warm_up(const at::Tensor& like, std::string_view op_name, int64_t dim,
              const c10::List<OptionalTensor>& tensors, const c10::List<bool>& one_element,
-             bool unaligned, std::string_view activation, std::string_view casting_mode,
-             bool round_intermediates) {
+             bool unaligned, const c10::Dict<std::string, std::string>& choices) {
   TORCH_CHECK_VALUE(dim <= kMaxDim, "mlxnorm::warm_up: dims must be at most ", kMaxDim, " on ",
                     like.device(), ", got ", dim);
   const OpTable& op = table_of(op_name);
-  NormOptions options = make_options(op.name, /*eps=*/0.0, /*weight_offset=*/0.0, casting_mode);
-  options.activation = parse_activation(op.name, activation);
-  options.round_intermediates = round_intermediates;
+  const NormOptions options{.eps = 0.0f, .choices = parse_choices(op, choices)};
   NormLayout layout = layout_of(op, like, dim, tensors, one_element);
   for (const bool aligned : {true, false}) {
     if (aligned || (unaligned && chosen_access() != Access::vector)) {

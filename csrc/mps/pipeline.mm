@@ -103,9 +103,7 @@ MTLFunctionConstantValues* constants_of(const PipelineKey& key) {
   };
   set_uint(key.tensor_types, kTensorTypesConstant);
   set_uint(key.scalars, kScalarsConstant);
-  set_uint(key.activation, kActivationConstant);
-  set_bool(key.round_before_weight, kRoundBeforeWeightConstant);
-  set_bool(key.round_intermediates, kRoundIntermediatesConstant);
+  set_uint(key.choices, kChoicesConstant);
   set_uint(prefetched_tensors(key), kPrefetchConstant);
   set_uint(key.plan.lanes_per_row, kLanesPerRowConstant);
   const uint32_t buffers = bound_buffers(table_of(key.op), key.tensor_types);

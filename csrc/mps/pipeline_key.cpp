@@ -17,9 +17,7 @@ constexpr uint64_t kValues[] = {
     kDTypes,
     uint64_t(1) << (int(kTensorTypeBits) * int(kMaxTensors)),
     uint64_t(1) << kMaxTensors,  // scalars
-    kActivations,
-    2,  // round_before_weight
-    2,  // round_intermediates
+    uint64_t(1) << (int(kChoiceBits) * int(kChoices)),
 };
 
 consteval bool fit_into_a_word() {
@@ -35,24 +33,31 @@ static_assert(fit_into_a_word());
 
 PipelineKey key_of(const OpTable& op, const NormLayout& layout, const NormOptions& options,
                    const Plan& plan) {
+  uint32_t choices = options.choices;
+  const auto leave_out = [&](Choice which) {
+    choices &= ~pack_choice(which, ~0u >> (32 - kChoiceBits));
+  };
   // In float32 nothing is rounded but an activated operand, to its own type.
-  const bool rounds = layout.dtype != DType::float32;
-  return {op.op,
-          plan,
-          layout.dtype,
-          layout.tensor_types,
-          layout.scalars,
-          options.activation,
-          rounds && options.casting_mode == CastingMode::llama,
-          (rounds || options.activation != kNoActivation) && options.round_intermediates};
+  if (layout.dtype == DType::float32) {
+    leave_out(kCastingMode);
+    if (choice_in(choices, kActivation) == kNoActivation) {
+      leave_out(kRoundIntermediates);
+    }
+  }
+  return {op.op, plan, layout.dtype, layout.tensor_types, layout.scalars, choices};
 }
 
 uint64_t packed(const PipelineKey& key) {
-  const uint64_t fields[] = {
-      uint64_t(key.op),         uint64_t(key.plan.kernel), key.plan.words_per_thread,
-      key.plan.lanes_per_row,   key.plan.vector,           key.plan.prefetch,
-      uint64_t(key.dtype),      key.tensor_types,          key.scalars,
-      uint64_t(key.activation), key.round_before_weight,   key.round_intermediates};
+  const uint64_t fields[] = {uint64_t(key.op),
+                             uint64_t(key.plan.kernel),
+                             key.plan.words_per_thread,
+                             key.plan.lanes_per_row,
+                             key.plan.vector,
+                             key.plan.prefetch,
+                             uint64_t(key.dtype),
+                             key.tensor_types,
+                             key.scalars,
+                             key.choices};
   static_assert(std::size(fields) == std::size(kValues));
   uint64_t word = 0;
   for (size_t i = 0; i < std::size(fields); ++i) {

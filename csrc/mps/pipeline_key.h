@@ -13,9 +13,7 @@ struct PipelineKey {
   DType dtype;
   uint32_t tensor_types;
   uint32_t scalars;
-  Activation activation;
-  bool round_before_weight;
-  bool round_intermediates;
+  uint32_t choices;
 };
 
 // Of calls that lie so in memory.

@@ -12,8 +12,8 @@ struct rms_norm_mul {
       {"scale", Role::scale},
   };
   static constexpr ResultSpec kResults[] = {{"out", "x"}};
-  static constexpr Option kOptions[] = {Option::activation, Option::weight_offset,
-                                        Option::casting_mode, Option::round_intermediates};
+  static constexpr Option kOptions[] = {kActivation, kWeightOffset, kCastingMode,
+                                        kRoundIntermediates};
 };
 
 }  // namespace mlxnorm::ops

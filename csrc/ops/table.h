@@ -9,7 +9,7 @@
 #include <span>
 #include <string_view>
 
-#include "../types.h"
+#include "options.h"
 
 namespace mlxnorm {
 
@@ -68,11 +68,8 @@ struct ResultSpec {
 };
 
 // In the order in which schemas have them.
-enum class Option : uint8_t { activation, weight_offset, casting_mode, round_intermediates };
-
-inline constexpr Option kNormOptions[] = {Option::weight_offset, Option::casting_mode};
-inline constexpr Option kFusedOptions[] = {Option::weight_offset, Option::casting_mode,
-                                           Option::round_intermediates};
+inline constexpr Option kNormOptions[] = {kWeightOffset, kCastingMode};
+inline constexpr Option kFusedOptions[] = {kWeightOffset, kCastingMode, kRoundIntermediates};
 
 // Any op's table, for code that serves all of them.
 struct OpTable {

@@ -15,6 +15,7 @@
 //   piece.operand(t)            operand t: any type, one element or a row of them; piece.has(t)
 //   piece.rounded(x)            rounded as storing it in a tensor would, if round_intermediates
 //   piece.rounded_as(t, x)      the same, as storing it in tensor t would
+//   piece.number(n), choice(c)  the options, see ../abi.h
 //
 // and the steps below, which are made of these.
 #pragma once
@@ -39,10 +40,10 @@ METAL_FUNC Values norm(Piece piece, Values x, int weight) {
   if (!piece.has(weight)) {
     return x;
   }
-  if (piece.rounds_before_weight()) {
+  if (piece.choice(kCastingMode) == kLlama) {
     x = piece.as_stored(x);
   }
-  return x * (piece.operand(weight) + piece.weight_offset());
+  return x * (piece.operand(weight) + piece.number(kWeightOffset));
 }
 
 // input + N(x, weight), as two steps.
@@ -80,7 +81,7 @@ METAL_FUNC Values apply(uint32_t activation, Values x) {
 // activation(operand)
 template <typename Piece, typename Values = typename Piece::Values>
 METAL_FUNC Values activated(Piece piece, int operand) {
-  const uint32_t activation = piece.activation();
+  const uint32_t activation = piece.choice(kActivation);
   if (activation == kNoActivation) {
     return piece.operand(operand);
   }

@@ -147,8 +147,8 @@ bool is_plain(const NormArguments& call) {
       return false;
     }
   }
-  return std::is_same_v<T, float> ||
-         (call.options.casting_mode == CastingMode::gemma && !call.options.round_intermediates);
+  return std::is_same_v<T, float> || (choice_in(call.options.choices, kCastingMode) == kGemma &&
+                                      !choice_in(call.options.choices, kRoundIntermediates));
 }
 
 template <typename Table, typename Formula, typename T>

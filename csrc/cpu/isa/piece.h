@@ -94,22 +94,20 @@ struct Piece {
   }
   int64_t top_k() const { return call.layout.top_k; }
 
-  Activation activation() const { return call.options.activation; }
-  float weight_offset() const { return call.options.weight_offset; }
-  bool rounds_before_weight() const {
-    return !kPlain && call.options.casting_mode == CastingMode::llama;
+  float number(Number which) const { return call.options.numbers[which]; }
+  uint32_t choice(Choice which) const {
+    const bool rounds = which == kCastingMode || which == kRoundIntermediates;
+    return kPlain && rounds ? 0 : choice_in(call.options.choices, which);
   }
 
   Block filled(float value) const { return splat(value); }
 
   Block as_stored(Block x) const { return round_to<T>(x); }
 
-  Block rounded(Block x) const {
-    return !kPlain && call.options.round_intermediates ? round_to<T>(x) : x;
-  }
+  Block rounded(Block x) const { return choice(kRoundIntermediates) ? round_to<T>(x) : x; }
 
   Block rounded_as(int t, Block x) const {
-    if (!call.options.round_intermediates) {
+    if (!choice_in(call.options.choices, kRoundIntermediates)) {
       return x;
     }
     switch (type(t)) {
