@@ -65,6 +65,18 @@ def _(N, x, weight, scale, out, activation="none"):
     torch.mul(out, ACTIVATIONS[activation](scale), out=out)
 
 
+@composition(x=ROWS, weight=DIM, scale=DIM, shift=DIM)
+def rms_norm_modulate(N, x, weight, scale, shift):
+    return N(x, weight) * (1 + scale) + shift
+
+
+@rms_norm_modulate.singles
+def _(N, x, weight, scale, shift, out):
+    N(x, weight, out)
+    torch.mul(out, 1 + scale, out=out)
+    torch.add(out, shift, out=out)
+
+
 @composition(x=ROWS, weight_a=DIM, weight_b=DIM, weight_c=DIM)
 def rms_norm_triple(N, x, weight_a, weight_b, weight_c):
     return N(x, weight_a), N(x, weight_b), N(x, weight_c)

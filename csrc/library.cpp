@@ -20,6 +20,7 @@ std::string argument(const TensorSpec& tensor) {
       return "Tensor " + name;
     case Passing::optional:
       return "Tensor? " + name;
+    case Passing::defaulted:
     case Passing::keyword:
       return "Tensor? " + name + "=None";
   }

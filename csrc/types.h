@@ -13,6 +13,7 @@ namespace mlxnorm {
 #define MLXNORM_FOR_EACH_OP(apply)                                                        \
   apply(rms_norm)                                                                         \
   apply(rms_norm_mul)                                                                     \
+  apply(rms_norm_modulate)                                                                \
   apply(rms_norm_triple)                                                                  \
   apply(add_rms_norm)                                                                     \
   apply(rms_norm_add)                                                                     \

@@ -72,6 +72,7 @@ inline bool has_bit(uint32_t bits, int tensor) {
 // Those that are numbers are arguments of the kernels.
 enum Number {
   kWeightOffset,
+  kScaleOffset,
   kNumbers,
 };
 
@@ -80,6 +81,7 @@ enum Choice {
   kActivation,
   kCastingMode,
   kRoundIntermediates,
+  kModulation,
   kChoices,
 
   kChoiceBits = 2,
@@ -88,6 +90,13 @@ enum Activation : uint32_t { kNoActivation, kSilu, kGeluTanh, kSigmoid };
 enum CastingMode : uint32_t {
   kGemma,  // multiply by the weight in float32, round once
   kLlama,  // round the normalized value, multiply by the weight, round again
+};
+
+// Of x, by scale and shift: where it is rounded, if round_intermediates asks for it.
+enum Modulation : uint32_t {
+  kSteps,    // 1 + scale, the product, the sum
+  kAddcmul,  // x + x * scale, the sum
+  kOnce,     // the result
 };
 
 // All choices in one word.

@@ -243,6 +243,9 @@ def _options(random: Random, op: Op) -> dict[str, Any]:
     }
     if op.rounds:
         chosen["round_intermediates"] = random.choice([False, True])
+    if op.modulates:
+        chosen["scale_offset"] = random.choice([1.0, 0.0, 0.5])
+        chosen["modulation"] = random.choice(["steps", "addcmul", "once"])
     if op.activates:
         chosen["activation"] = random.choice(["none", "silu", "gelu_tanh", "sigmoid"])
     return chosen

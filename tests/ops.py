@@ -49,6 +49,7 @@ class Tensorlike:
     role: Role
     optional: bool
     keyword: bool
+    default: object  # `...` where there is none
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class Op:
                 cast(Role, roles[a.name]),
                 optional=str(a.type) == "Optional[Tensor]",
                 keyword=a.kwarg_only,
+                default=a.default_value if a.has_default_value() else ...,
             )
             for a in self._arguments
             if a.name in roles
@@ -95,6 +97,10 @@ class Op:
     def activates(self) -> bool:
         """Has an activation of its scale."""
         return "activation" in self.option_names
+
+    @cached_property
+    def modulates(self) -> bool:
+        return "modulation" in self.option_names
 
     def operands_beside(self, dtype: torch.dtype) -> dict[str, dict[str, Any]]:
         """The choices of OPERANDS that are not one another beside inputs of that dtype."""

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from oracle import GELU_ARGUMENT, Interval
 from torch import Tensor
 
-from torch_mlxnorm import Activation, CastingMode, rms_norm
+from torch_mlxnorm import Activation, CastingMode, Modulation, rms_norm
 
 V = TypeVar("V")
 Operands = Mapping[str, Any]
@@ -26,6 +26,7 @@ class Steps(Protocol[V]):
     def add(self, a: V, b: V) -> V: ...
     def mul(self, x: V, factor: V) -> V: ...
     def activated(self, scale: V) -> V: ...
+    def modulated(self, x: V, scale: V, shift: V | None) -> V: ...
     def expert_sum(self, experts: V, routing_weights: V) -> V: ...
 
 
@@ -38,6 +39,10 @@ def _rms_norm(do: Steps[V], t: Operands) -> tuple[V, ...]:
 
 def _rms_norm_mul(do: Steps[V], t: Operands) -> tuple[V, ...]:
     return (do.mul(do.norm(t["x"], t["weight"]), do.activated(t["scale"])),)
+
+
+def _rms_norm_modulate(do: Steps[V], t: Operands) -> tuple[V, ...]:
+    return (do.modulated(do.norm(t["x"], t["weight"]), t["scale"], t["shift"]),)
 
 
 def _rms_norm_triple(do: Steps[V], t: Operands) -> tuple[V, ...]:
@@ -85,6 +90,7 @@ def _fused_moe_wsum_post_ff_norm2_endlayer(do: Steps[V], t: Operands) -> tuple[V
 FORMULAS: dict[str, Callable[[Steps[Any], Operands], tuple[Any, ...]]] = {
     "rms_norm": _rms_norm,
     "rms_norm_mul": _rms_norm_mul,
+    "rms_norm_modulate": _rms_norm_modulate,
     "rms_norm_triple": _rms_norm_triple,
     "add_rms_norm": _add_rms_norm,
     "rms_norm_add": _rms_norm_add,
@@ -107,6 +113,8 @@ class Options:
     casting_mode: CastingMode = "gemma"
     round_intermediates: bool = False
     activation: Activation = "none"
+    scale_offset: float = 1.0
+    modulation: Modulation = "steps"
 
 
 def _fitted(factor: Tensor, x: Tensor) -> Tensor:
@@ -166,6 +174,19 @@ class Chain:
         on_cpu = activate_in_float32(self.options.activation, scale.cpu())
         return on_cpu.to(scale.dtype).to(scale.device)
 
+    def modulated(self, x: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:
+        scale, offset = _fitted(scale, x), self.options.scale_offset
+        match self.options.modulation:
+            case "steps":
+                x = self.mul(x, scale + offset)
+            case "addcmul":
+                x = (x.float() * offset + x.float() * scale.float()).to(x.dtype)
+            case _:
+                product = x.float() * (scale.float() + offset)
+                total = product if shift is None else product + _fitted(shift, x).float()
+                return total.to(x.dtype)
+        return x if shift is None else (x + _fitted(shift, x)).to(x.dtype)
+
     def expert_sum(self, experts: Tensor, routing_weights: Tensor) -> Tensor:
         """A fused multiply-add for each expert."""
         e, w = experts.cpu().double(), routing_weights.cpu().double()
@@ -217,6 +238,20 @@ class Bounds:
         numerator = Interval.of(torch.ones(())) if activation == "sigmoid" else s
         result = numerator / (argument.exp_of_negative() + 1.0)
         return result.rounded(scale.dtype) if self.options.round_intermediates else result
+
+    def modulated(self, x: Interval, scale: Tensor, shift: Tensor | None) -> Interval:
+        s, offset = Interval.of(_fitted(scale, x.low)), self.options.scale_offset
+        match self.options.modulation:
+            case "steps":
+                factor = s + offset
+                if self.options.round_intermediates:
+                    factor = factor.rounded(scale.dtype)
+                x = self.R(x * factor)
+            case "addcmul":
+                x = self.R(x * Interval.of(torch.tensor([offset])) + x * s)
+            case _:
+                x = x * (s + offset)
+        return self.R(x if shift is None else x + Interval.of(_fitted(shift, x.low)))
 
     def expert_sum(self, experts: Tensor, routing_weights: Tensor) -> Interval:
         e, w = _interval(experts).low, _interval(routing_weights).low

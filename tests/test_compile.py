@@ -166,7 +166,7 @@ def test_compile_checks_arguments(device: str, op: Op) -> None:
 @torch.no_grad()
 def test_what_a_scale_is_does_not_depend_on_sizes(op: Op) -> None:
     """Compiled once for each kind of scale, whatever rows and dim; also where they are equal."""
-    (name,) = op.named("scale")
+    name = op.named("scale")[0]
     kinds = {"one": [(), (1, 1)], "dim": [(-1,), (1, -1)], "column": [(-1, 1)]}
     for kind, shapes in kinds.items():
         for shape in shapes:

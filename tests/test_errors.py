@@ -98,6 +98,11 @@ def mistakes(op: Op) -> Iterator[Mistake]:
         make = lambda call: call.under(activation="relu")()  # noqa: E731
         yield Mistake("activation", ValueError, text, make)
 
+    if op.modulates:
+        text = 'modulation must be "steps", "addcmul" or "once", got "fused"'
+        make = lambda call: call.under(modulation="fused")()  # noqa: E731
+        yield Mistake("modulation", ValueError, text, make)
+
     for i, name in enumerate(op.results):
         text = f"{name} must be float16 (as {first}), got float32"
         yield Mistake(f"{name}: float32", TypeError, text, out_replaced(i, Tensor.float))
@@ -125,8 +130,7 @@ def test_errors(where: str, op: Op, subtests: pytest.Subtests) -> None:
 def test_a_factor_for_each_row_is_no_scale(where: str, op: Op) -> None:
     """Not where there are dim rows, either."""
     call = op.call((8,), 8, torch.float32, where)
-    (name,) = op.named("scale")
-    for shape in ((8, 1), (1, 8, 1)):
+    for name, shape in itertools.product(op.named("scale"), ((8, 1), (1, 8, 1))):
         wrong = call.having(**{name: torch.ones(shape, device=where)})
         for outs in (None, call.empty_outs()):
             with pytest.raises(RuntimeError, match=f"{op.name}: {name} must have 1 element, or"):

@@ -31,13 +31,15 @@ def section(title: str) -> str:
 
 
 def own_options(op: Op) -> dict[str, object]:
-    scale = [t.name for t in op.tensors.values() if t.keyword]
-    return dict.fromkeys(scale) | ({"activation": "none"} if op.activates else {})
+    options = dict.fromkeys(t.name for t in op.tensors.values() if t.keyword)
+    options |= {"activation": "none"} if op.activates else {}
+    return options | ({"scale_offset": 1.0, "modulation": "steps"} if op.modulates else {})
 
 
 def expected_parameters(op: Op) -> dict[str, object]:
     """Names in order, with their defaults; `...` where there is none."""
-    positional = {t.name: ... for t in op.tensors.values() if not t.keyword}
+    positional = {t.name: t.default for t in op.tensors.values() if not t.keyword}
+    assert {name for name, default in positional.items() if default is None} <= {"shift"}
     options = {name: value for name, value in OPTIONS.items() if name in op.option_names}
     return positional | {"eps": 1e-6} | own_options(op) | options
 
@@ -51,7 +53,7 @@ def test_the_family_is_complete() -> None:
     public = {name for name in registered if not name.startswith("_")}
     assert public == set(OPS)
     functions = {name for name in torch_mlxnorm.__all__ if hasattr(functional, name)}
-    assert functions - {"Activation", "CastingMode"} == set(OPS)
+    assert functions - {"Activation", "CastingMode", "Modulation"} == set(OPS)
 
 
 @each_op
@@ -137,7 +139,9 @@ def test_has_a_section_in_the_docs(op: Op) -> None:
     """Its signature and formula, and what a user looks for."""
     text = section(op.name)
     signature = re.sub(r"\s+", " ", text.strip().split("\n\n")[0])
-    names = [f"{t.name}{'?' * t.optional}" for t in op.tensors.values() if not t.keyword]
+    positional = [t for t in op.tensors.values() if not t.keyword]
+    defaults = {None: "=None", ...: ""}
+    names = [f"{t.name}{'?' * t.optional}{defaults[t.default]}" for t in positional]
     own = [f'{k}="{v}"' if isinstance(v, str) else f"{k}={v}" for k, v in own_options(op).items()]
     options = [name for name in OPTIONS if name in op.option_names]
     expected = ", ".join([*names, "eps=1e-6", "*", *own, *options])

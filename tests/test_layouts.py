@@ -88,11 +88,10 @@ SHAPES_OF_DIM = [(40,), (1, 40), (1, 1, 1, 40)]
 @pytest.mark.parametrize("operands", ["same", "mixed"])
 @each_op_that(lambda op: op.named("scale"))
 def test_the_shape_decides_what_a_scale_is(device: str, op: Op, operands: str) -> None:
-    (name,) = op.named("scale")
     for kind, shapes in (("one", SHAPES_OF_ONE), ("dim", SHAPES_OF_DIM)):
         call = op.call((3,), 40, torch.float16, device, scale=kind, **OPERANDS[operands])
         expected = check(call)
-        for shape in shapes:
+        for name, shape in itertools.product(op.named("scale"), shapes):
             assert_all_same_bits(call.mapped(lambda t, s=shape: t.view(s), [name])(), expected)
 
 

@@ -58,6 +58,11 @@ MISTAKES = {
         '{"residual", Role::input, Passing::keyword}',
         "keywords_come_last",
     ),
+    "a default in front": (
+        '{"residual", Role::input}',
+        '{"residual", Role::input, Passing::defaulted}',
+        "keywords_come_last",
+    ),
     "too many tensors": (
         '      {"scale", ',
         '      {"y", Role::input},\n' * 5 + '      {"scale", ',

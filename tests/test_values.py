@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -55,11 +56,16 @@ def test_options(
     """With one another: they meet in the kernels."""
     options = {"casting_mode": casting_mode}
     options |= {"round_intermediates": True} if round_intermediates else {}
-    activations = ACTIVATIONS if op.activates else [None]
-    for scale, activation in itertools.product(op.scale_kinds, activations):
+    own: list[dict[str, Any]] = [{}]
+    if op.activates:
+        own = [{"activation": activation} for activation in ACTIVATIONS]
+    if op.modulates:
+        modulations = itertools.product(["steps", "addcmul", "once"], [1.0, 0.0])
+        own = [{"modulation": m, "scale_offset": offset} for m, offset in modulations]
+    for scale, more in itertools.product(op.scale_kinds, own):
         for dim, weight_offset, mixed in [(96, 0.0, 1), (96, 1.0, 0), (2816, 1.0, 2)]:
             options["weight_offset"] = weight_offset
-            options |= {"activation": activation} if activation else {}
+            options |= more
             check(op.call((3,), dim, dtype, device, scale=scale, mixed=mixed, **options))
 
 

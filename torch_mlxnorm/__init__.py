@@ -9,6 +9,7 @@ from torch_mlxnorm._version import __version__
 from torch_mlxnorm.functional import (
     Activation,
     CastingMode,
+    Modulation,
     add_rms_norm,
     fused_moe_wsum_post_ff_norm2_endlayer,
     fused_post_attn_triple_norm,
@@ -16,6 +17,7 @@ from torch_mlxnorm.functional import (
     rms_norm,
     rms_norm_add,
     rms_norm_add_rms_norm,
+    rms_norm_modulate,
     rms_norm_mul,
     rms_norm_triple,
 )
@@ -27,6 +29,7 @@ __all__ = [
     "Activation",
     "CastingMode",
     "CompiledKernel",
+    "Modulation",
     "RMSNorm",
     "RmsNormRecord",
     "__version__",
@@ -38,6 +41,7 @@ __all__ = [
     "rms_norm",
     "rms_norm_add",
     "rms_norm_add_rms_norm",
+    "rms_norm_modulate",
     "rms_norm_mul",
     "rms_norm_triple",
     "warm_up",

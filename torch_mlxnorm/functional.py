@@ -39,6 +39,7 @@ from torch import Tensor
 
 Activation = Literal["none", "silu", "gelu_tanh", "sigmoid"]
 CastingMode = Literal["gemma", "llama"]
+Modulation = Literal["steps", "addcmul", "once"]
 
 
 def _options(
@@ -48,6 +49,8 @@ def _options(
     *,
     activation: Activation = "none",
     scale: Tensor | None = None,
+    scale_offset: float = 1.0,
+    modulation: Modulation = "steps",
 ) -> dict[str, Any]:
     """What differs from the defaults. A keyword argument costs the dispatcher as much time as the
     norm of a short row."""
@@ -62,6 +65,10 @@ def _options(
         options["activation"] = activation
     if scale is not None:
         options["scale"] = scale
+    if scale_offset != 1.0:
+        options["scale_offset"] = scale_offset
+    if modulation != "steps":
+        options["modulation"] = modulation
     return options
 
 
@@ -97,6 +104,7 @@ def _bind(name: str) -> Callable[[tuple[Any, ...], dict[str, Any], Any], Any]:
 
 _rms_norm = _bind("rms_norm")
 _rms_norm_mul = _bind("rms_norm_mul")
+_rms_norm_modulate = _bind("rms_norm_modulate")
 _rms_norm_triple = _bind("rms_norm_triple")
 _add_rms_norm = _bind("add_rms_norm")
 _rms_norm_add = _bind("rms_norm_add")
@@ -203,6 +211,56 @@ def rms_norm_mul(
     """
     options = _options(weight_offset, casting_mode, round_intermediates, activation=activation)
     return _rms_norm_mul((x, weight, scale, eps), options, out)
+
+
+def rms_norm_modulate(
+    x: Tensor,
+    weight: Tensor | None,
+    scale: Tensor,
+    shift: Tensor | None = None,
+    eps: float | None = 1e-6,
+    *,
+    scale_offset: float = 1.0,
+    modulation: Modulation = "steps",
+    weight_offset: float = 0.0,
+    casting_mode: CastingMode = "gemma",
+    round_intermediates: bool = False,
+    out: Tensor | None = None,
+) -> Tensor:
+    """The adaptive norm of diffusion transformers::
+
+        out = N(x, weight) * (scale_offset + scale) + shift
+
+    Args:
+        x: ``[..., dim]``, float32, float16 or bfloat16.
+        weight: ``[dim]`` or ``None``.
+        scale, shift: ``[dim]``, what broadcasts to x's shape, such as ``[batch, 1, dim]``, or one
+            element, each of its own dtype. Without ``shift`` nothing is added.
+        scale_offset: added to the scale; 0.0 for a scale that has the 1 already.
+        modulation: where ``round_intermediates`` rounds, after ``n = R(N(x, weight))``:
+            ``"steps"``, ``R(n * (scale_offset + scale)) + shift`` with a sum in scale's own dtype,
+            as diffusers has it; ``"addcmul"``, ``R(n + n * scale) + shift``, as
+            :func:`torch.addcmul`; ``"once"``, only the result. In float32 alike.
+        eps, weight_offset, casting_mode: see :func:`rms_norm`.
+        round_intermediates, out: see :mod:`torch_mlxnorm.functional`.
+
+    Returns:
+        x's shape and dtype.
+
+    Raises:
+        ValueError: ``modulation`` is not one of its names.
+        Otherwise as :func:`rms_norm`.
+
+    Source: beyond mlx-native 0.9.0, which has no op like it.
+    """
+    options = _options(
+        weight_offset,
+        casting_mode,
+        round_intermediates,
+        scale_offset=scale_offset,
+        modulation=modulation,
+    )
+    return _rms_norm_modulate((x, weight, scale, shift, eps), options, out)
 
 
 def rms_norm_triple(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from torch_mlxnorm import functional
 from torch_mlxnorm._roles import INPUTS, OPS
-from torch_mlxnorm.functional import Activation, CastingMode
+from torch_mlxnorm.functional import Activation, CastingMode, Modulation
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -59,6 +59,7 @@ def warm_up(
     missing: Iterable[str] | None = None,
     scale: ScaleKind | None = None,
     activation: Activation = "none",
+    modulation: Modulation = "steps",
     casting_mode: CastingMode = "gemma",
     round_intermediates: bool = False,
     unaligned: bool = False,
@@ -81,9 +82,10 @@ def warm_up(
             argument. ``None``, or a name left out, means the inputs' dtype.
         missing: names of optional arguments (``weight``, ``weight_c``, ``scale``, …) that the calls
             leave out, in the ops that have them. ``None`` means any of them, in every combination.
-        scale: whether ``scale`` and ``layer_scalar`` have ``"one"`` element or ``"many"``; ``None``
-            means either.
+        scale: whether ``scale``, ``shift`` and ``layer_scalar`` have ``"one"`` element or
+            ``"many"``; ``None`` means either, each for itself.
         activation: of :func:`rms_norm_mul`.
+        modulation: of :func:`rms_norm_modulate`.
         casting_mode, round_intermediates: see :func:`rms_norm`, for the ops that have them.
         unaligned: also for tensors in which some row does not start on a 16-byte boundary, as in a
             slice ``x[:, 1:]``.
@@ -116,12 +118,13 @@ def warm_up(
 
     choices = {
         "activation": activation,
+        "modulation": modulation,
         "casting_mode": casting_mode,
         "round_intermediates": str(bool(round_intermediates)),
     }
 
     def compile_variant(
-        name: str, dtype: torch.dtype, dim: int, present: tuple[str, ...], one: bool
+        name: str, dtype: torch.dtype, dim: int, present: list[str], ones: list[str]
     ) -> None:
         call = calls[name]
         tensors: dict[str, Tensor | None] = dict.fromkeys(call.tensors)
@@ -133,7 +136,7 @@ def warm_up(
             name,
             dim,
             list(tensors.values()),
-            [one and tensor in call.scales for tensor in tensors],
+            [tensor in ones for tensor in tensors],
             unaligned,
             choices,
         )
@@ -161,15 +164,16 @@ class _Arguments:
 
     def variants(
         self, missing: frozenset[str] | None, scale: ScaleKind | None
-    ) -> Iterator[tuple[tuple[str, ...], bool]]:
-        """The tensors that are there, and whether the scale has one element."""
+    ) -> Iterator[tuple[list[str], list[str]]]:
+        """The tensors that are there, and those that have one element."""
+        kinds = get_args(ScaleKind) if scale is None else (scale,)
         for left_out in product(*(self._choices(name, missing) for name in self.tensors)):
             pairs = zip(self.tensors, left_out, strict=True)
-            present = tuple(name for name, is_left_out in pairs if not is_left_out)
-            scaled = any(name in self.scales for name in present)
-            for kind in get_args(ScaleKind) if scaled else ("many",):
-                if not scaled or scale in (None, kind):
-                    yield present, kind == "one"
+            present = [name for name, is_left_out in pairs if not is_left_out]
+            scales = [name for name in self.scales if name in present]
+            for chosen in product(kinds, repeat=len(scales)):
+                pairs = zip(scales, chosen, strict=True)
+                yield present, [name for name, kind in pairs if kind == "one"]
 
     def _choices(self, name: str, missing: frozenset[str] | None) -> tuple[bool, ...]:
         """Whether a tensor is left out."""

@@ -96,6 +96,20 @@ def rms_norm_mul(x, weight, scale, activation, N, R):
     return R(N(x, weight)) * R(_ACTIVATIONS[activation](scale), like="scale")
 
 
+@_defines(functional.rms_norm_modulate)
+def rms_norm_modulate(x, weight, scale, shift, scale_offset, modulation, N, R):
+    """``N(x, weight) * (scale_offset + scale) + shift``."""
+    n = R(N(x, weight))
+    match modulation:
+        case "steps":
+            n = R(n * R(scale + scale_offset, like="scale"))
+        case "addcmul":
+            n = R(n * scale_offset + n * scale)
+        case _:
+            n = n * (scale + scale_offset)
+    return n if shift is None else n + shift
+
+
 @_defines(functional.rms_norm_triple)
 def rms_norm_triple(x, weight_a, weight_b, weight_c, N):
     """``N(x, weight_a), N(x, weight_b), N(x, weight_c)``."""

@@ -37,10 +37,10 @@ PipelineKey key_of(const OpTable& op, const NormLayout& layout, const NormOption
   const auto leave_out = [&](Choice which) {
     choices &= ~pack_choice(which, ~0u >> (32 - kChoiceBits));
   };
-  // In float32 nothing is rounded but an activated operand, to its own type.
+  // In float32 nothing is rounded but what is made of an operand, to that one's type.
   if (layout.dtype == DType::float32) {
     leave_out(kCastingMode);
-    if (choice_in(choices, kActivation) == kNoActivation) {
+    if (!has_option(op, kModulation) && choice_in(choices, kActivation) == kNoActivation) {
       leave_out(kRoundIntermediates);
     }
   }

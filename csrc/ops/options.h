@@ -17,6 +17,7 @@ struct NumberSpec {
 
 inline constexpr NumberSpec kNumberSpecs[] = {
     {"weight_offset", "0.0"},
+    {"scale_offset", "1.0"},
 };
 
 // The first value is the default. Without names they are False and True.
@@ -27,10 +28,12 @@ struct ChoiceSpec {
 
 inline constexpr std::string_view kActivationNames[] = {"none", "silu", "gelu_tanh", "sigmoid"};
 inline constexpr std::string_view kCastingModeNames[] = {"gemma", "llama"};
+inline constexpr std::string_view kModulationNames[] = {"steps", "addcmul", "once"};
 inline constexpr ChoiceSpec kChoiceSpecs[] = {
     {"activation", kActivationNames},
     {"casting_mode", kCastingModeNames},
     {"round_intermediates"},
+    {"modulation", kModulationNames},
 };
 
 static_assert(std::size(kNumberSpecs) == kNumbers && std::size(kChoiceSpecs) == kChoices);

@@ -49,9 +49,10 @@ constexpr bool is_read_by_words(Role role) {
 }
 
 enum class Passing : uint8_t {
-  required,  // Tensor
-  optional,  // Tensor?
-  keyword,   // Tensor?=None, after `*`
+  required,   // Tensor
+  optional,   // Tensor?
+  defaulted,  // Tensor?=None
+  keyword,    // Tensor?=None, after `*`
 };
 
 struct TensorSpec {
@@ -82,6 +83,15 @@ struct OpTable {
   uint8_t positional;          // tensors that come before eps
 };
 
+constexpr bool has_option(const OpTable& op, Choice which) {
+  for (const Option option : op.options) {
+    if (!option.is_number && option.which == which) {
+      return true;
+    }
+  }
+  return false;
+}
+
 // ---- what is wrong with a table does not compile ------------------------------------------------
 
 // The number of the tensor with a name, or that of all tensors.
@@ -105,13 +115,13 @@ consteval bool has(Role role) {
 }
 
 template <typename Table>
-consteval bool keywords_come_last() {
-  bool keyword = false;
+consteval bool defaults_and_keywords_come_last() {
+  Passing last = Passing::required;
   for (const TensorSpec& tensor : Table::kTensors) {
-    if (keyword && tensor.passing != Passing::keyword) {
+    if (last >= Passing::defaulted && tensor.passing < last) {
       return false;
     }
-    keyword = tensor.passing == Passing::keyword;
+    last = tensor.passing;
   }
   return true;
 }
@@ -133,7 +143,7 @@ consteval OpTable table_of(Op op) {
   static_assert(std::size(Table::kResults) <= kMaxResults);
   static_assert(has_dtype_of_results(Table::kTensors[0].role), "others are compared with it");
   static_assert(!has<Table>(Role::experts) || has<Table>(Role::input), "of the results' shape");
-  static_assert(keywords_come_last<Table>());
+  static_assert(defaults_and_keywords_come_last<Table>());
   static_assert(results_are_like_inputs<Table>());
   OpTable table{op, qualified_name(op), Table::kTensors, Table::kResults, Table::kOptions, {}, 0};
   for (size_t r = 0; r < std::size(Table::kResults); ++r) {

@@ -61,6 +61,27 @@ METAL_FUNC Values scaled(Piece piece, Values x, int scale) {
   return x * piece.operand(scale);
 }
 
+// x * (scale_offset + scale) + shift
+template <typename Piece, typename Values>
+METAL_FUNC Values modulated(Piece piece, Values x, int scale, int shift) {
+  const Values s = piece.operand(scale);
+  const float offset = piece.number(kScaleOffset);
+  switch (piece.choice(kModulation)) {
+    case kSteps:
+      x = piece.rounded(x * piece.rounded_as(scale, s + offset));
+      break;
+    case kAddcmul:
+      x = piece.rounded(x * offset + x * s);
+      break;
+    default:  // kOnce
+      x = x * (s + offset);
+  }
+  if (!piece.has(shift)) {
+    return x;
+  }
+  return x + piece.operand(shift);
+}
+
 // As torch.nn.functional has them, by way of sigmoid(x) = 1 / (1 + exp(-x)).
 template <typename Values>
 METAL_FUNC Values apply(uint32_t activation, Values x) {
