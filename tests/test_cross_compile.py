@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -62,19 +64,31 @@ GENERATED = CACHE / "generated"
 OBJECTS = tempfile.TemporaryDirectory()
 
 
+_generating = threading.Lock()
+
+
+@functools.cache
+def _sources() -> list[Source]:
+    return product_sources(GENERATED)
+
+
+def sources() -> list[Source]:
+    with _generating:
+        return _sources()
+
+
 @beside
 def product() -> dict[Path, Outcome]:
-    sources = product_sources(GENERATED)
-    outcomes = compile_all(sources, Path(OBJECTS.name), TORCH_INCLUDE, PROCESSORS)
+    outcomes = compile_all(sources(), Path(OBJECTS.name), TORCH_INCLUDE, PROCESSORS)
     return {outcome.source.path: outcome for outcome in outcomes}
 
 
 @beside
 def unbalanced() -> dict[Path, list[str]]:
     """What is found about references in the .mm files."""
-    sources = [s for s in product_sources(GENERATED) if s.path.suffix == ".mm"]
-    found = side_by_side(lambda s: retain_count_warnings(s, TORCH_INCLUDE), sources)
-    return dict(zip([source.path for source in sources], found, strict=True))
+    metal = [s for s in sources() if s.path.suffix == ".mm"]
+    found = side_by_side(lambda s: retain_count_warnings(s, TORCH_INCLUDE), metal)
+    return dict(zip([source.path for source in metal], found, strict=True))
 
 
 @pytest.mark.parametrize("path", product_paths(), ids=name_of)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import sysconfig
 from pathlib import Path
 
@@ -27,8 +28,7 @@ def product_sources(generated: Path) -> list[Source]:
     spec.loader.exec_module(embed_shaders)
     embed_shaders.embed(ROOT / "shaders", generated / "embedded_shaders.h", lines=False)
     isa = CSRC / "cpu" / "isa"
-    # Those of this machine: what differs on a Mac does not show in a class of two functions.
-    python = Path(sysconfig.get_paths()["include"])
+    python = python_headers(generated / "python")
     return [
         Source(
             path,
@@ -37,6 +37,21 @@ def product_sources(generated: Path) -> list[Source]:
         )
         for path in product_paths()
     ]
+
+
+def python_headers(folder: Path) -> Path:
+    """Those of this machine: what differs on a Mac does not show in a class of two functions.
+    Debian's pyconfig.h chooses among those of Linux, where a Mac finds none: a copy has that of
+    this machine."""
+    headers = Path(sysconfig.get_paths()["include"])
+    multiarch = sysconfig.get_config_var("MULTIARCH") or ""
+    chosen = headers.parent / multiarch / headers.name / "pyconfig.h"
+    if not multiarch or not chosen.exists():
+        return headers
+    if not folder.exists():
+        shutil.copytree(headers, folder)
+        shutil.copyfile(chosen, folder / "pyconfig.h")
+    return folder
 
 
 def product_paths() -> list[Path]:
