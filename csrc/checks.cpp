@@ -4,7 +4,8 @@
 #include <c10/util/Exception.h>
 
 #include <string>
-#include <utility>
+
+#include "strides.h"
 
 namespace mlxnorm {
 namespace {
@@ -65,13 +66,21 @@ c10::SymBool has_one_element(at::SymIntArrayRef sizes) {
   return one;
 }
 
-// First and one-past-last byte that the elements of a non-empty tensor span in its storage.
-std::pair<int64_t, int64_t> byte_span(const at::Tensor& t) {
-  int64_t last = t.storage_offset();
-  for (int64_t i = 0; i < t.dim(); ++i) {
-    last += (t.size(i) - 1) * t.stride(i);
+bool is_symbolic(const at::Tensor& t) {
+  return t.unsafeGetTensorImpl()->has_symbolic_sizes_strides();
+}
+
+// Do two tensors of one shape lie alike?
+bool same_steps(const at::Tensor& a, const at::Tensor& b) {
+  if (a.sizes() != b.sizes()) {
+    return false;
   }
-  return {t.storage_offset() * t.element_size(), (last + 1) * t.element_size()};
+  for (int64_t i = 0; i < a.dim(); ++i) {
+    if (a.size(i) != 1 && a.stride(i) != b.stride(i)) {
+      return false;
+    }
+  }
+  return true;
 }
 
 // [..., dim] with dim > 0.
@@ -165,27 +174,39 @@ void check_tensor(const char* op, const Argument& argument, const Argument& firs
 
 void check_out(const char* op, const Argument& out, const Argument& like) {
   check_like(op, out, like);
-  TORCH_CHECK(out.tensor->is_contiguous(), op, ": ", out.name, " must be contiguous, got strides ",
-              out.tensor->sym_strides(), " for shape ", out.tensor->sym_sizes());
+  const at::Tensor& t = *out.tensor;
+  const auto sizes = t.sym_sizes(), strides = t.sym_strides();
+  TORCH_SYM_CHECK(strides.back().sym_eq(1).sym_or(sizes.back().sym_eq(1)), op, ": ", out.name,
+                  " must have a last dimension of stride 1, got strides ", strides, " for shape ",
+                  sizes);
+  if (is_symbolic(t) || t.numel() == 0 || t.is_contiguous()) {
+    return;
+  }
+  TORCH_CHECK(!Footprint(t).overlaps_itself, op, ": ", out.name,
+              " must have an address for each element, got strides ", strides, " for shape ",
+              sizes);
+  const int64_t leading = t.dim() - 1;
+  TORCH_CHECK(folded(t.sizes().slice(0, leading), t.strides().slice(0, leading)).has_value(), op,
+              ": ", out.name,
+              " must have leading dimensions that fold into at most three, got strides ", strides,
+              " for shape ", sizes);
 }
 
 void check_no_overlap(const char* op, const Argument& out, const Argument& other, bool allow_same) {
   const at::Tensor& a = *out.tensor;
   const at::Tensor& b = *other.tensor;
   if (!a.has_storage() || !b.has_storage() || !a.storage().is_alias_of(b.storage()) ||
-      a.unsafeGetTensorImpl()->has_symbolic_sizes_strides() ||
-      b.unsafeGetTensorImpl()->has_symbolic_sizes_strides() || a.numel() == 0 || b.numel() == 0) {
+      is_symbolic(a) || is_symbolic(b) || a.numel() == 0 || b.numel() == 0) {
     return;
   }
-  if (allow_same && a.storage_offset() == b.storage_offset() && b.is_contiguous()) {
+  if (allow_same && a.storage_offset() == b.storage_offset() && same_steps(a, b)) {
     return;
   }
-  const auto [a_begin, a_end] = byte_span(a);
-  const auto [b_begin, b_end] = byte_span(b);
-  TORCH_CHECK(a_end <= b_begin || b_end <= a_begin, op, ": ", out.name,
-              " must not share memory with ", other.name,
-              allow_same ? " unless it is the same contiguous tensor" : "", ", got bytes [",
-              a_begin, ", ", a_end, ") and [", b_begin, ", ", b_end, ") of one storage");
+  const Footprint ours(a), theirs(b);
+  TORCH_CHECK(are_apart(ours, theirs), op, ": ", out.name, " must not share memory with ",
+              other.name, allow_same ? " unless it is the same tensor with the same strides" : "",
+              ", got bytes [", ours.begin, ", ", ours.end, ") and [", theirs.begin, ", ",
+              theirs.end, ") of one storage");
 }
 
 void check_max_dim(const char* op, const Argument& x, int64_t max_dim) {

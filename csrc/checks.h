@@ -36,11 +36,11 @@ inline bool is_supported(at::ScalarType type) {
 // before them: float32, float16 or bfloat16, with a last dimension that is not empty.
 void check_tensor(const char* op, const Argument& argument, const Argument& first);
 
-// dtype, device and shape that a result has which is like that tensor; contiguous.
+// dtype, device and shape that a result has which is like that tensor; rows that a kernel can
+// write, each element once.
 void check_out(const char* op, const Argument& out, const Argument& like);
 
-// out may be exactly `other` when `allow_same`, else it shares no
-// memory with it.
+// out may be exactly `other` when `allow_same`, else it shares no memory with it.
 void check_no_overlap(const char* op, const Argument& out, const Argument& other, bool allow_same);
 
 // No longer than the kernels of a device can count.

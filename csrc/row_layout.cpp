@@ -1,43 +1,12 @@
 #include "row_layout.h"
 
 #include <algorithm>
-#include <limits>
 #include <optional>
+
+#include "strides.h"
 
 namespace mlxnorm {
 namespace {
-
-// Folds the leading dimensions that step through memory evenly into one, innermost first.
-std::optional<RowLayout> fold(at::IntArrayRef sizes, at::IntArrayRef strides) {
-  int64_t size[3] = {1, 1, 1};
-  int64_t stride[3] = {0, 0, 0};
-  int folded = -1;
-  for (int64_t i = int64_t(sizes.size()) - 1; i >= 0; --i) {
-    if (sizes[i] == 1) {
-      continue;
-    }
-    if (folded >= 0 && strides[i] == stride[folded] * size[folded]) {
-      size[folded] *= sizes[i];
-      continue;
-    }
-    if (++folded == 3) {
-      return std::nullopt;
-    }
-    size[folded] = sizes[i];
-    stride[folded] = strides[i];
-  }
-  constexpr int64_t kMaxSize = std::numeric_limits<uint32_t>::max();
-  if (folded <= 0) {
-    return evenly_spaced(stride[0]);
-  }
-  if (size[0] > kMaxSize || size[1] > kMaxSize) {
-    return std::nullopt;
-  }
-  if (folded == 1) {
-    return RowLayout{stride[1], stride[0], 0, uint32_t(size[0]), 1};
-  }
-  return RowLayout{stride[2], stride[1], stride[0], uint32_t(size[1]), uint32_t(size[0])};
-}
 
 // Strides of a tensor that is expanded to these leading dimensions.
 c10::DimVector expanded_strides(const at::Tensor& tensor, int64_t inner, at::IntArrayRef leading) {
@@ -66,7 +35,7 @@ std::optional<RowLayout> layout_of(const at::Tensor& tensor, int64_t inner,
   if (tensor.size(-1) != 1 && tensor.stride(-1) != 1) {
     return std::nullopt;
   }
-  return fold(leading, expanded_strides(tensor, inner, leading));
+  return folded(leading, expanded_strides(tensor, inner, leading));
 }
 
 }  // namespace

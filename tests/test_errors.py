@@ -110,9 +110,14 @@ def mistakes(op: Op) -> Iterator[Mistake]:
             text = f"{name} must have shape [2, 8] ({like}), got {list(wrong)}"
             make = out_replaced(i, lambda out, wrong=wrong: out.new_empty(wrong))
             yield Mistake(f"{name}: {wrong}", RuntimeError, text, make)
-        text = f"{name} must be contiguous, got strides [1, 2] for shape [2, 8]"
-        make = out_replaced(i, lambda out: out.new_empty(8, 2).t())
-        yield Mistake(f"{name}: strided", RuntimeError, text, make)
+        for what, strides, text in (
+            ("transposed", (1, 2), "a last dimension of stride 1"),
+            ("expanded", (0, 1), "an address for each element"),
+            ("overlapping", (7, 1), "an address for each element"),
+        ):
+            text = f"{name} must have {text}, got strides {list(strides)} for shape [2, 8]"
+            make = out_replaced(i, lambda out, s=strides: out.new_empty(16).as_strided((2, 8), s))
+            yield Mistake(f"{name}: {what}", RuntimeError, text, make)
 
 
 @each_op

@@ -103,6 +103,141 @@ def test_neighbours_do_not_overlap(device: str, op: Op) -> None:
     assert_all_same_bits(packed(out=outs), call())
 
 
+# ---- strided ----------------------------------------------------------------------------------
+
+LEADING = (2, 3, 4)
+
+
+def rows_apart(t: Tensor) -> Tensor:
+    return t.new_full((*t.shape[:-1], t.shape[-1] + 24), POISON)[..., 8:-16]
+
+
+def heads_first(t: Tensor) -> Tensor:
+    b, s, h, d = t.shape
+    return t.new_full((b, h, s, d), POISON).transpose(1, 2)
+
+
+def slot_of_a_cache(t: Tensor) -> Tensor:
+    b, s, h, d = t.shape
+    return t.new_full((b, s + 5, h, d), POISON)[:, 2 : 2 + s]
+
+
+def in_a_row_of_several(t: Tensor) -> Tensor:
+    b, s, h, d = t.shape
+    return t.new_full((b, s, 3, h, d), POISON)[:, :, 1]
+
+
+STRIDED = {f.__name__: f for f in (rows_apart, heads_first, slot_of_a_cache, in_a_row_of_several)}
+
+
+def assert_only_written(t: Tensor) -> None:
+    """Of its storage, these elements."""
+    count = t.untyped_storage().nbytes() // t.element_size()
+    others = t.as_strided((count,), (1,), 0).cpu().clone()
+    others.as_strided(t.shape, t.stride(), t.storage_offset()).fill_(POISON)
+    assert others.eq(POISON).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=type_id)
+@pytest.mark.parametrize("dim", [7, 48, 1000])
+@each_op
+def test_strided(device: str, op: Op, dim: int, dtype: torch.dtype) -> None:
+    """Any rows, each result in a layout of its own; nothing between them is written."""
+    call = op.call(LEADING, dim, dtype, device)
+    expected = call()
+    makers = list(STRIDED.values())
+    for shift in range(len(makers)):
+        outs = [makers[(i + shift) % 4](out) for i, out in enumerate(call.empty_outs())]
+        assert_all_same_bits(call(out=outs), expected)
+        for out in outs:
+            assert_only_written(out)
+
+
+@each_op
+def test_strided_in_place(device: str, op: Op) -> None:
+    call = op.call(LEADING, 48, torch.bfloat16, device)
+    expected = call()
+    for (name, i), make in itertools.product(
+        itertools.product(op.inputs, range(len(op.results))), STRIDED.values()
+    ):
+        x = make(call[name]).copy_(call[name])
+        outs = list(call.empty_outs())
+        outs[i] = x
+        assert_all_same_bits(call.having(**{name: x})(out=outs), expected)
+        assert_only_written(x)
+
+
+@each_op_that(lambda op: len(op.inputs) > 1)
+def test_slices_of_one_row(device: str, op: Op) -> None:
+    """A packed projection: inputs and results lie between one another."""
+    call = op.call((2, 5), 32, torch.float16, device)
+    expected = call()
+    count = len(op.inputs) + len(op.results)
+    packed = torch.zeros(2, 5, count * 32, dtype=torch.float16, device=device)
+    slices = packed.split(32, dim=-1)
+    inside = call
+    for name, part in zip(op.inputs, slices, strict=False):
+        inside = inside.having(**{name: part.copy_(call[name])})
+    assert_all_same_bits(inside(out=slices[len(op.inputs) :]), expected)
+    for name, part in zip(op.inputs, slices, strict=False):
+        assert torch.equal(part, call[name])
+
+
+@each_op
+def test_written_past_the_caches_when_strided(op: Op) -> None:
+    few = op.call((8,), 2048, torch.float32, top_k=1)
+    many = few.mapped(lambda t: t.repeat(336, *[1] * (t.dim() - 1)), few.rowwise)
+    outs = [out.new_empty(len(out), 2064)[:, :2048] for out in many.empty_outs()]
+    assert sum(out.numel() for out in outs) * 4 >= 20 << 20
+    for out, block in zip(many(out=outs), few(), strict=True):
+        for part in out.split(8):
+            assert torch.equal(part, block)
+
+
+# Views of a storage of 96 elements, beside [2, 8] at strides (24, 1): does it share memory?
+BESIDE: dict[str, tuple[tuple[int, ...], int, bool]] = {
+    "between": ((24, 1), 8, False),
+    "between, and up to the next row": ((24, 1), 16, False),
+    "one element": ((24, 1), 7, True),
+    "one element of the next row": ((24, 1), 17, True),
+    "the second row": ((24, 1), 24, True),
+    "behind": ((24, 1), 48, False),
+    "with another step, between": ((48, 1), 8, False),
+    "with another step, the first row": ((48, 1), 0, True),
+    "close together, between": ((8, 1), 8, False),
+    "close together, one element": ((8, 1), 9, True),
+    "close together, behind": ((8, 1), 32, False),
+}
+
+
+@pytest.mark.parametrize("what", BESIDE)
+@each_op
+def test_what_shares_memory(device: str, op: Op, what: str) -> None:
+    strides, offset, shares = BESIDE[what]
+    call = op.call((2,), 8, torch.float32, device)
+    name = op.inputs[-1]
+    storage = torch.zeros(96, device=device)
+    x = storage.as_strided((2, 8), (24, 1)).copy_(call[name])
+    outs = [storage.as_strided((2, 8), strides, offset), *call.empty_outs()[1:]]
+    call = call.having(**{name: x})
+    if shares:
+        with pytest.raises(RuntimeError, match=f"must not share memory with {name} unless"):
+            call(out=outs)
+    else:
+        expected = call()
+        assert_all_same_bits(call(out=outs), expected)
+
+
+@each_op
+def test_leading_dimensions_that_do_not_fold(where: str, op: Op) -> None:
+    call = op.call((2, 2, 2, 2), 8, torch.float32, where)
+    outs = list(call.empty_outs())
+    outs[0] = outs[0].new_empty(3, 3, 3, 3, 10)[:2, :2, :2, :2, :8]
+    text = "must have leading dimensions that fold into at most three, got strides"
+    with pytest.raises(RuntimeError, match=f"{op.results[0]} {text}"):
+        call(out=outs)
+
+
 # ---- errors -------------------------------------------------------------------------------------
 
 
@@ -121,7 +256,7 @@ def test_error_for_overlap(device: str, op: Op) -> None:
     call = op.call((4,), 16, torch.float32, device, scale=op.scale_kinds[-1])
     for (i, result), name in itertools.product(enumerate(op.results), op.tensors):
         in_place = op.tensors[name].role == "input"
-        unless = " unless it is the same contiguous tensor" if in_place else ""
+        unless = " unless it is the same tensor with the same strides" if in_place else ""
         text = f"mlxnorm::{op.name}: {result} must not share memory with {name}{unless}, got bytes"
         for shift in (-1, 3) if in_place else (-1, 0, 3):
             moved, out = overlapping(call, name, shift)

@@ -9,7 +9,7 @@ The formulas are written with::
 for all of them. Beyond that, the other operators have in common:
 
 - **Inputs**, the tensors ``[..., dim]``, have one shape, dtype and device; none is
-  broadcast. Each has strides of its own. Results have their shape and dtype, are contiguous, and
+  broadcast. Each has strides of its own. Results have their shape and dtype, and
   are rounded once, when they are written; everything before is float32.
 - **Weights** are ``[dim]``, or of a shape that ends in dim and broadcasts to the results', such
   as ``[heads, dim]``. Weights, ``scale``, ``layer_scalar`` and ``routing_weights`` are, each
@@ -22,9 +22,10 @@ for all of them. Beyond that, the other operators have in common:
   wherever the formula says ``R``: in float16 and bfloat16 the results equal, bit for bit, the chain
   of :func:`rms_norm` and PyTorch's ``+`` and ``*``.
 - **out** is a tuple of tensors, in the order of the results, where there are several, and is
-  returned as it is. Each may be one of the inputs itself, if contiguous and of the result's
-  shape, as in ``add_rms_norm(x, residual, weight, out=(x, residual))``. None may overlap another
-  ``out``, nor a weight, ``scale``, ``layer_scalar``, ``routing_weights`` or ``expert_outputs``.
+  returned as it is. Its rows may lie anywhere, if they have stride 1, no two elements share an
+  address and the leading dimensions fold into at most three. Each may be one of the inputs itself,
+  with the same strides, as in ``add_rms_norm(x, residual, weight, out=(x, residual))``. None may
+  overlap another ``out``, nor an operand or ``expert_outputs``.
 - **Errors**, besides those of :func:`rms_norm`: ``TypeError`` when ``out`` is not a tuple of as
   many tensors as there are results.
 """
@@ -145,7 +146,8 @@ def rms_norm(
             :func:`torch.nn.functional.rms_norm` does; ``"llama"`` rounds the normalized value to
             x's dtype before it multiplies, as most models of ``transformers`` do. The same in
             float32.
-        out: where to write: x's shape, dtype and device, contiguous. It may be x itself.
+        out: where to write: x's shape, dtype and device; rows of stride 1 that may lie anywhere,
+            such as a slot of a cache. It may be x itself.
 
     Returns:
         A contiguous tensor of x's shape and dtype (``out`` if given). An x without rows gives an
@@ -155,7 +157,8 @@ def rms_norm(
         TypeError: a dtype is not one of the above.
         ValueError: ``casting_mode`` is unknown.
         RuntimeError: x is 0-dimensional or has an empty last dimension, a shape or device does not
-            fit, ``out`` is not contiguous, overlaps an input or would lose a gradient.
+            fit, ``out`` has rows that cannot be written, overlaps what is read, or would lose a
+            gradient.
         NotImplementedError: at backward; the op is for inference only.
 
     NaN and infinities propagate as in :func:`torch.nn.functional.rms_norm`.

@@ -39,7 +39,7 @@ void bind(NormArguments& arguments, const TensorPointers& tensors, const at::Ten
   for (size_t r = 0; r < out_count; ++r) {
     arguments.results[r] = outs[r]->mutable_data_ptr();
   }
-  arguments.streaming = worth_streaming(outs, out_count, arguments.layout.dim);
+  arguments.streaming = worth_streaming(arguments.layout, arguments.results, out_count);
 }
 
 struct Cpu {

@@ -4,19 +4,20 @@
 
 namespace mlxnorm::cpu {
 
-bool worth_streaming(const at::Tensor* const* outs, int out_count, int64_t dim) {
+bool worth_streaming(const NormLayout& layout, const void* const* results, size_t result_count) {
   // What one core may hope to find again of its share of the last-level cache.
-  constexpr size_t kCached = size_t(20) << 20;
-  constexpr uintptr_t kAlignment = 64;
-  size_t written = 0;
-  for (int i = 0; i < out_count; ++i) {
-    written += outs[i]->nbytes();
-    if ((dim * outs[i]->element_size()) % kAlignment != 0 ||
-        reinterpret_cast<uintptr_t>(outs[i]->const_data_ptr()) % kAlignment != 0) {
+  constexpr int64_t kCached = int64_t(20) << 20;
+  constexpr int64_t kAlignment = 64;
+  const int64_t element = size_of(layout.dtype);
+  const auto aligned = [element](int64_t stride) { return stride * element % kAlignment == 0; };
+  for (size_t r = 0; r < result_count; ++r) {
+    const RowLayout& rows = layout.results[r];
+    if (!aligned(rows.stride0) || !aligned(rows.stride1) || !aligned(rows.stride2) ||
+        reinterpret_cast<uintptr_t>(results[r]) % kAlignment != 0) {
       return false;
     }
   }
-  return written >= kCached;
+  return int64_t(result_count) * layout.rows * layout.dim * element >= kCached;
 }
 
 }  // namespace mlxnorm::cpu

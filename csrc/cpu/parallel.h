@@ -2,9 +2,10 @@
 #pragma once
 
 #include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
 
 #include <algorithm>
+
+#include "../types.h"
 
 namespace mlxnorm::cpu {
 
@@ -24,6 +25,6 @@ void parallel_rows(int64_t rows, int64_t dim, const Body& body) {
 }
 
 // Stores past the caches pay when the results cannot stay in them anyway, and need aligned rows.
-bool worth_streaming(const at::Tensor* const* outs, int out_count, int64_t dim);
+bool worth_streaming(const NormLayout& layout, const void* const* results, size_t result_count);
 
 }  // namespace mlxnorm::cpu
