@@ -3,6 +3,7 @@
 #include <c10/core/ScalarType.h>
 #include <c10/util/Exception.h>
 
+#include <algorithm>
 #include <string>
 
 #include "strides.h"
@@ -29,6 +30,10 @@ void check_device(const char* op, const Argument& argument, const Argument& x) {
   TORCH_CHECK(argument.tensor->device() == x.tensor->device(), op, ": ", argument.name,
               " must be on ", x.tensor->device(), " (as ", x.name, "), got ",
               argument.tensor->device());
+}
+
+bool is_symbolic(const at::Tensor& t) {
+  return t.unsafeGetTensorImpl()->has_symbolic_sizes_strides();
 }
 
 // Are the sizes equal? A symbolic answer is guarded on.
@@ -64,10 +69,6 @@ c10::SymBool has_one_element(at::SymIntArrayRef sizes) {
     one = one.sym_and(size.sym_eq(1));
   }
   return one;
-}
-
-bool is_symbolic(const at::Tensor& t) {
-  return t.unsafeGetTensorImpl()->has_symbolic_sizes_strides();
 }
 
 // Do two tensors of one shape lie alike?
@@ -118,8 +119,11 @@ std::string named(const Argument& like) {
 }
 
 void check_shape_like(const char* op, const Argument& argument, const Argument& like) {
-  const at::SymDimVector expected = shape_of_rows(like);
   const auto sizes = argument.tensor->sym_sizes();
+  if (like.role == Role::input && same_sizes(sizes, like.tensor->sym_sizes())) {
+    return;  // the usual case needs no list
+  }
+  const at::SymDimVector expected = shape_of_rows(like);
   TORCH_CHECK(same_sizes(sizes, expected), op, ": ", argument.name, " must have shape ",
               at::SymIntArrayRef(expected), " (", named(like), "), got ", sizes);
 }
@@ -134,6 +138,10 @@ void check_like(const char* op, const Argument& argument, const Argument& like) 
 void check_operand(const char* op, const Argument& operand, const Argument& x) {
   check_floating(op, operand);
   check_device(op, operand, x);
+  if (operand.tensor->dim() == 1 && !is_symbolic(*operand.tensor) && !is_symbolic(*x.tensor) &&
+      operand.tensor->size(0) == x.tensor->size(-1)) {
+    return;  // the usual case needs no list
+  }
   const at::SymDimVector expected = shape_of_rows(x);
   const auto sizes = operand.tensor->sym_sizes();
   const bool scalar = may_be_scalar(operand.role);
@@ -175,11 +183,14 @@ void check_tensor(const char* op, const Argument& argument, const Argument& firs
 void check_out(const char* op, const Argument& out, const Argument& like) {
   check_like(op, out, like);
   const at::Tensor& t = *out.tensor;
+  if (!is_symbolic(t) && t.is_contiguous()) {
+    return;
+  }
   const auto sizes = t.sym_sizes(), strides = t.sym_strides();
   TORCH_SYM_CHECK(strides.back().sym_eq(1).sym_or(sizes.back().sym_eq(1)), op, ": ", out.name,
                   " must have a last dimension of stride 1, got strides ", strides, " for shape ",
                   sizes);
-  if (is_symbolic(t) || t.numel() == 0 || t.is_contiguous()) {
+  if (is_symbolic(t) || t.numel() == 0) {
     return;
   }
   TORCH_CHECK(!Footprint(t).overlaps_itself, op, ": ", out.name,
@@ -222,17 +233,18 @@ void check_max_top_k(const char* op, const Argument& experts, int64_t max_top_k)
 }
 
 uint32_t parse_choice(const char* op, Choice which, std::string_view value) {
-  const ChoiceSpec& choice = kChoiceSpecs[which];
-  std::string names;
-  for (size_t i = 0; i < choice.values.size(); ++i) {
-    if (value == choice.values[i]) {
-      return uint32_t(i);
+  const auto values = kChoiceSpecs[which].values;
+  const auto found = std::find(values.begin(), values.end(), value);
+  if (found == values.end()) {
+    std::string names;
+    for (size_t i = 0; i < values.size(); ++i) {
+      names += i == 0 ? "\"" : i + 1 == values.size() ? "\" or \"" : "\", \"";
+      names += values[i];
     }
-    const bool last = i + 1 == choice.values.size();
-    names += i == 0 ? "" : last ? " or " : ", ";
-    names += '"' + std::string(choice.values[i]) + '"';
+    TORCH_CHECK_VALUE(false, op, ": ", kChoiceSpecs[which].name, " must be ", names, "\", got \"",
+                      value, "\"");
   }
-  TORCH_CHECK_VALUE(false, op, ": ", choice.name, " must be ", names, ", got \"", value, "\"");
+  return uint32_t(found - values.begin());
 }
 
 }  // namespace mlxnorm

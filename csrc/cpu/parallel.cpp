@@ -9,6 +9,9 @@ bool worth_streaming(const NormLayout& layout, const void* const* results, size_
   constexpr int64_t kCached = int64_t(20) << 20;
   constexpr int64_t kAlignment = 64;
   const int64_t element = size_of(layout.dtype);
+  if (int64_t(result_count) * layout.rows * layout.dim * element < kCached) {
+    return false;
+  }
   const auto aligned = [element](int64_t stride) { return stride * element % kAlignment == 0; };
   for (size_t r = 0; r < result_count; ++r) {
     const RowLayout& rows = layout.results[r];
@@ -17,7 +20,7 @@ bool worth_streaming(const NormLayout& layout, const void* const* results, size_
       return false;
     }
   }
-  return int64_t(result_count) * layout.rows * layout.dim * element >= kCached;
+  return true;
 }
 
 }  // namespace mlxnorm::cpu
