@@ -14,10 +14,12 @@ from torch_mlxnorm.functional import CastingMode, rms_norm
 
 
 @torch.fx.wrap  # a call in graphs of torch.fx, which cannot follow an if
-def _check_size(x: Tensor, dim: int) -> None:
-    if x.dim() > 0 and not torch.jit.is_tracing() and x.size(-1) != dim:
+def _check_size(x: Tensor, dims: list[int]) -> None:
+    if torch.jit.is_tracing() or (x.dim() == 0 and len(dims) == 1):
+        return
+    if list(x.shape[-len(dims) :]) != dims:
         raise RuntimeError(
-            f"RMSNorm: x must have a last dimension of {dim} (normalized_shape), "
+            f"RMSNorm: x must have last dimensions of {list(dims)} (normalized_shape), "
             f"got shape {list(x.shape)}"
         )
 
@@ -27,8 +29,8 @@ class RMSNorm(nn.Module):
     :class:`torch.nn.RMSNorm`, whose state dict it loads.
 
     Args:
-        normalized_shape: size of the last dimension, as an integer or a sequence of one. Only the
-            last dimension is normalized.
+        normalized_shape: sizes of the last dimensions, which are normalized together, as an
+            integer or a sequence. Several are one row: a view where they lie so, else a copy.
         eps: added to the mean of the squares; ``None`` means ``torch.finfo(torch.float32).eps``,
             which :class:`torch.nn.RMSNorm` uses for float32, float16 and bfloat16 alike.
         elementwise_affine: whether there is a weight, initialized so that
@@ -36,11 +38,11 @@ class RMSNorm(nn.Module):
         device, dtype: of the weight.
         weight_offset, casting_mode: see :func:`torch_mlxnorm.rms_norm`.
 
-    Shape: ``[..., dim]`` to ``[..., dim]``, contiguous.
+    Shape: ``[..., *normalized_shape]`` to the same, contiguous.
 
     Raises:
-        ValueError: ``normalized_shape`` has more than one dimension.
-        RuntimeError: at a call, the last dimension has another size.
+        ValueError: ``normalized_shape`` has no dimension.
+        RuntimeError: at a call, the last dimensions have other sizes.
 
     Works under :func:`torch.compile`, :func:`torch.export.export`, :func:`torch.fx.symbolic_trace`,
     :func:`torch.jit.script` and :func:`torch.jit.trace`, with equal bits. Inference only: call it
@@ -70,12 +72,11 @@ class RMSNorm(nn.Module):
         super().__init__()
         if isinstance(normalized_shape, Integral):
             normalized_shape = (normalized_shape,)
-        if len(normalized_shape) != 1:
-            raise ValueError(
-                f"RMSNorm: normalized_shape must have 1 dimension, got {tuple(normalized_shape)}"
-            )
+        if len(normalized_shape) == 0:
+            raise ValueError("RMSNorm: normalized_shape must have at least 1 dimension, got ()")
         # TorchScript would not understand all of these annotations in the class.
-        self.normalized_shape: tuple[int] = (index(normalized_shape[0]),)
+        self.normalized_shape: tuple[int, ...] = tuple(index(size) for size in normalized_shape)
+        self._sizes = list(self.normalized_shape)  # as TorchScript takes it
         self.eps = eps
         self.elementwise_affine = elementwise_affine
         self.weight_offset = float(weight_offset)
@@ -95,12 +96,21 @@ class RMSNorm(nn.Module):
             nn.init.constant_(self.weight, 1.0 - self.weight_offset)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.weight is None:  # with one, the operator compares
-            _check_size(x, self.normalized_shape[0])
+        several = len(self._sizes) > 1
+        weight = self.weight
+        if several or weight is None:  # of one dimension the operator compares a weight's
+            _check_size(x, self._sizes)
+        if not several:
+            return self._norm(x, weight)
+        if weight is not None:
+            weight = weight.flatten()
+        return self._norm(x.flatten(-len(self._sizes)), weight).view(x.shape)
+
+    def _norm(self, x: Tensor, weight: Tensor | None) -> Tensor:
         if torch.jit.is_scripting():  # it compiles the operator, but not the function
             return torch.ops.mlxnorm.rms_norm(
                 x,
-                self.weight,
+                weight,
                 self.eps,
                 weight_offset=self.weight_offset,
                 casting_mode=self.casting_mode,
@@ -108,7 +118,7 @@ class RMSNorm(nn.Module):
         else:  # TorchScript leaves this branch out, but not what would follow an if alone
             return rms_norm(
                 x,
-                self.weight,
+                weight,
                 self.eps,
                 weight_offset=self.weight_offset,
                 casting_mode=self.casting_mode,
