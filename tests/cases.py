@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from ops import OPS, Call, Op, Role, ScaleKind, assert_all_same_bits, broadcast, check, shapes_of
 from oracle import assert_same_bits
-from tensors import DTYPES
+from tensors import DTYPES, assert_only_written
 from torch import Tensor
 
 import torch_mlxnorm
@@ -64,6 +64,17 @@ class Layout:
             offset=random.choice([0, 1, 8]),
         )
 
+    @staticmethod
+    def of_out(random: Random, rank: int) -> Layout:
+        """Rows of neighbours, each element once, in any order of the other dimensions."""
+        return Layout(
+            (*random.sample(range(rank - 1), rank - 1), rank - 1),
+            (1,) * rank,
+            padding=tuple(random.choice([0, 0, 1, 8]) for _ in range(rank)),
+            expanded=(False,) * rank,
+            offset=random.choice([0, 1, 8]),
+        )
+
     def __call__(self, t: Tensor) -> Tensor:
         """The values of t laid out so; along expanded dimensions those of index 0."""
         shape = t.shape
@@ -103,7 +114,8 @@ class Case:
     magnitude: float = 1.0  # of the activations
     planted: tuple[tuple[str, int, float], ...] = ()  # name, position, value
     layouts: Mapping[str, Layout] = field(default_factory=dict)
-    in_place: Mapping[int, str] = field(default_factory=dict)  # results written over activations
+    in_place: Mapping[int, str] = field(default_factory=dict)  # results written over inputs
+    outs: Mapping[int, Layout] = field(default_factory=dict)  # of results
 
     def ranks(self) -> dict[str, int]:
         """Dimensions of each tensor that is there."""
@@ -160,6 +172,7 @@ class Case:
                 yield dataclasses.replace(self, **changes)
 
         yield from less(in_place={})
+        yield from less(outs={})
         yield from less(layouts={})
         for name in self.layouts:
             yield from less(layouts={k: v for k, v in self.layouts.items() if k != name})
@@ -177,7 +190,7 @@ class Case:
         yield from less(missing=())
         yield from less(scale="dim")
         yield from less(top_k=1)
-        if not any(name in self.layouts for name in OPS[self.op].tensors):
+        if not self.layouts and not self.outs:
             yield from less(leading=())
             yield from less(leading=self.leading[1:])
             yield from less(leading=tuple(min(n, 1) for n in self.leading))
@@ -229,10 +242,14 @@ def random_case(random: Random, op: Op | None = None, long_rows: float = 0.0) ->
     ]
     layouts = {name: Layout.random(random, rank) for name, rank in case.ranks().items()}
     layouts = {name: layout for name, layout in layouts.items() if layout is not None}
+    outs = {}
+    if len(leading) <= 3:  # they fold
+        some = [i for i in range(len(op.results)) if random.choice([False, True])]
+        outs = {i: Layout.of_out(random, len(leading) + 1) for i in some}
     if not planted and case.magnitude >= 1.0 and random.randint(0, 7) == 0:
         # Not beside squares that float32 cannot hold: their mean is nothing to divide by.
         case.options["eps"] = 0.0
-    return dataclasses.replace(case, planted=tuple(planted), layouts=layouts)
+    return dataclasses.replace(case, planted=tuple(planted), layouts=layouts, outs=outs)
 
 
 def _options(random: Random, op: Op) -> dict[str, Any]:
@@ -275,6 +292,7 @@ def check_case(case: Case, device: str) -> None:
         if case.op == "rms_norm" and case.ranks().get("weight", 1) == 1:
             check_record(packed, results)
     check_in_place(packed, case.in_place, results)
+    check_outs(packed, case.outs, results)
 
 
 def check_a_row(call: Call, which: int, results: tuple[Tensor, ...]) -> None:
@@ -318,6 +336,16 @@ def check_in_place(call: Call, in_place: Mapping[int, str], results: tuple[Tenso
         for i, name in in_place.items():
             outs[i] = overwritten[name]
         assert_all_same_bits(overwritten(out=outs), results)
+
+
+def check_outs(call: Call, layouts: Mapping[int, Layout], results: tuple[Tensor, ...]) -> None:
+    """Results that are strided have the same bits, with nothing written between them."""
+    outs = [torch.zeros_like(out) for out in call.empty_outs()]
+    for i, layout in layouts.items():
+        outs[i] = layout(outs[i])
+    assert_all_same_bits(call(out=outs), results)
+    for i in layouts:
+        assert_only_written(outs[i], 0.0)
 
 
 @contextmanager

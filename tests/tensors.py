@@ -70,3 +70,11 @@ class Guarded:
         storage = self._storage.cpu()
         around = torch.cat([storage[:GUARD], storage[storage.numel() - GUARD :]])
         assert around.eq(POISON).all(), "written outside of out"
+
+
+def assert_only_written(t: Tensor, before: float) -> None:
+    """Its elements, of a storage that was full of that value."""
+    count = t.untyped_storage().nbytes() // t.element_size()
+    others = t.as_strided((count,), (1,), 0).cpu().clone()
+    others.as_strided(t.shape, t.stride(), t.storage_offset()).fill_(before)
+    assert others.eq(before).all()

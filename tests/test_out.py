@@ -8,7 +8,7 @@ import itertools
 import pytest
 import torch
 from ops import Call, Op, assert_all_same_bits, each_op, each_op_that
-from tensors import POISON, type_id
+from tensors import POISON, assert_only_written, type_id
 from torch import Tensor
 
 import torch_mlxnorm
@@ -130,14 +130,6 @@ def in_a_row_of_several(t: Tensor) -> Tensor:
 STRIDED = {f.__name__: f for f in (rows_apart, heads_first, slot_of_a_cache, in_a_row_of_several)}
 
 
-def assert_only_written(t: Tensor) -> None:
-    """Of its storage, these elements."""
-    count = t.untyped_storage().nbytes() // t.element_size()
-    others = t.as_strided((count,), (1,), 0).cpu().clone()
-    others.as_strided(t.shape, t.stride(), t.storage_offset()).fill_(POISON)
-    assert others.eq(POISON).all()
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=type_id)
 @pytest.mark.parametrize("dim", [7, 48, 1000])
 @each_op
@@ -150,7 +142,7 @@ def test_strided(device: str, op: Op, dim: int, dtype: torch.dtype) -> None:
         outs = [makers[(i + shift) % 4](out) for i, out in enumerate(call.empty_outs())]
         assert_all_same_bits(call(out=outs), expected)
         for out in outs:
-            assert_only_written(out)
+            assert_only_written(out, POISON)
 
 
 @each_op
@@ -164,7 +156,7 @@ def test_strided_in_place(device: str, op: Op) -> None:
         outs = list(call.empty_outs())
         outs[i] = x
         assert_all_same_bits(call.having(**{name: x})(out=outs), expected)
-        assert_only_written(x)
+        assert_only_written(x, POISON)
 
 
 @each_op_that(lambda op: len(op.inputs) > 1)
