@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ops import OPS, Op, assert_all_same_bits, each_op, each_op_that
+from ops import OPS, Op, assert_all_same_bits, broadcast, each_op, each_op_that
 from oracle import assert_same_bits
 from tensors import randn, type_id
 from test_layouts import in_layout
@@ -185,3 +185,22 @@ def test_what_a_scale_is_does_not_depend_on_sizes(op: Op) -> None:
                     results = (results,) if isinstance(results, Tensor) else results
                     assert_all_same_bits(results, call())
             assert counter.frame_count == (0 if kind == "column" else 1)
+
+
+@each_op
+@torch.no_grad()
+def test_what_is_broadcast_is_compiled_once(op: Op) -> None:
+    """Whatever the sizes, for each choice of dimensions that are one for all."""
+    names = op.named("weight", "scale")
+    for kept in [(True, False), (False, True), (True, True)]:
+        torch._dynamo.reset()
+        counter = CompileCounter()
+        function = getattr(torch_mlxnorm, op.name)
+        compiled = torch.compile(function, backend=counter, fullgraph=True, dynamic=True)
+        for batch, tokens, dim in [(2, 4, 8), (5, 6, 16), (7, 9, 10)]:  # top_k is 3
+            shapes = dict.fromkeys(names, broadcast((batch, tokens), dim, kept))
+            call = op.call((batch, tokens), dim, shapes=shapes)
+            results = compiled(**call.tensors)
+            results = (results,) if isinstance(results, Tensor) else results
+            assert_all_same_bits(results, call())
+        assert counter.frame_count == 1
