@@ -72,6 +72,19 @@ def test_jagged_tensors_with_heads(op: Op) -> None:
     assert_all_same_bits(results, call())
 
 
+@each_op_that(lambda op: not op.named("experts"))
+def test_jagged_tensors_with_operands_for_each_head(op: Op) -> None:
+    names = op.named("weight", "scale")
+    call = op.call((sum(LENGTHS), 2), 24, shapes=dict.fromkeys(names, (2, 24)))
+    expected = call()
+    assert_all_same_bits([r.values() for r in nested(call)()], expected)
+    whole = nested(call).mapped(lambda t: t.view(1, 1, 1, 2, 24), names)
+    assert_all_same_bits([r.values() for r in whole()], expected)
+    turned = nested(call).mapped(lambda t: t.transpose(1, 2), call.rowwise)
+    turned = turned.mapped(lambda t: t.view(2, 1, 24), names)
+    assert_all_same_bits([r.transpose(1, 2).values() for r in turned()], expected)
+
+
 def refused(call: Call, text: str) -> None:
     with pytest.raises(RuntimeError, match=f"mlxnorm::{call.op.name}: {text}"):
         call()
@@ -84,7 +97,7 @@ def test_jagged_tensors_beside_others(op: Op) -> None:
     for name in op.named("weight", "scale"):
         for shape in ((len(LENGTHS), 1, 24), (sum(LENGTHS), 24)):
             dense = ragged.having(**{name: torch.ones(shape)})
-            refused(dense, f"{name} must be nested, as {op.first} is, or have one row, got shape")
+            refused(dense, f"{name} must be nested, as {op.first} is, or one for all of the ragged")
     for name in op.inputs:
         others = [n for n in call.rowwise if n != name]
         if not others:

@@ -24,6 +24,10 @@ def _run(
     given = bound(op, args, kwargs or {})
     tensors = tensor_arguments(given)
     first, x = next(iter(tensors.items()))
+    if isinstance(x, NestedTensor) and x._ragged_idx == x.dim() - 1:
+        raise RuntimeError(
+            f"mlxnorm::{name_of(op)}: {first} must not be ragged in its last dimension"
+        )
     for name, tensor in tensors.items():
         if isinstance(tensor, NestedTensor):
             if tensor.shape[tensor._ragged_idx] != x.shape[x._ragged_idx]:
@@ -33,16 +37,19 @@ def _run(
                 )
             given[name] = tensor.values()
         elif not rows_of(op, name).broadcasts:
-            raise RuntimeError(f"mlxnorm::{name_of(op)}: {name} must be nested, as {first} is")
-        elif tensor.shape[:-1].numel() != 1:  # they would meet the rows of the values
             raise RuntimeError(
-                f"mlxnorm::{name_of(op)}: {name} must be nested, as {first} is, or have one row, "
-                f"got shape {list(tensor.shape)}"
+                f"mlxnorm::{name_of(op)}: {name} must be nested, as other inputs are"
             )
-    if x._ragged_idx == x.dim() - 1:
-        raise RuntimeError(
-            f"mlxnorm::{name_of(op)}: {first} must not be ragged in its last dimension"
-        )
+        else:
+            rank = x.dim() + 1 - rows_of(op, first).dimensions  # of the results
+            ones, tail = tensor.shape[: max(tensor.dim() - rank, 0)], tensor.shape[-rank:]
+            sizes = (1,) * (rank - len(tail)) + tail
+            if ones.numel() != 1 or sizes[0] != 1 or sizes[x._ragged_idx] != 1:
+                raise RuntimeError(
+                    f"mlxnorm::{name_of(op)}: {name} must be nested, as {first} is, or one for all "
+                    f"of the ragged rows, got shape {list(tensor.shape)}"
+                )
+            given[name] = tensor.reshape(sizes[1:])  # values have no batch
     results = op(**given)
     if isinstance(results, tuple):
         return tuple(_like(x, values) for values in results)
