@@ -470,7 +470,7 @@ MUTANTS = [
         "a weight offset of zero turns a weight of -0.0 into 0.0",
         "csrc/call.cpp",
         "which == kWeightOffset && value == 0.0 ? -0.0f : float(value)",
-        "float(offset)",
+        "which == kWeightOffset && value == 1e9 ? -0.0f : float(value)",
         VALUES,
     ),
 ]
