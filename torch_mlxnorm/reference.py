@@ -26,7 +26,8 @@ T = TypeVar("T")
 _ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "none": lambda s: s,
     "silu": F.silu,
-    "gelu_tanh": lambda s: F.gelu(s, approximate="tanh"),
+    # (1 + tanh(u)) / 2 = sigmoid(2 u), which does not cancel.
+    "gelu_tanh": lambda s: s * torch.sigmoid((8 / torch.pi) ** 0.5 * (s + 0.044715 * s**3)),
     "sigmoid": torch.sigmoid,
 }
 
