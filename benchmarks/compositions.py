@@ -77,6 +77,17 @@ def _(N, x, weight, scale, shift, out):
     torch.add(out, shift, out=out)
 
 
+@composition(x=ROWS, gate=ROWS, weight=DIM)
+def gated_rms_norm(N, x, gate, weight):
+    return N((x.float() * F.silu(gate.float())).to(x.dtype), weight)
+
+
+@gated_rms_norm.singles
+def _(N, x, gate, weight, out):
+    torch.mul(x, F.silu(gate), out=out)
+    N(out, weight, out)
+
+
 @composition(x=ROWS, weight_a=DIM, weight_b=DIM, weight_c=DIM)
 def rms_norm_triple(N, x, weight_a, weight_b, weight_c):
     return N(x, weight_a), N(x, weight_b), N(x, weight_c)

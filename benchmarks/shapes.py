@@ -23,7 +23,7 @@ class Use:
 
 
 GEMMA, GEMMA_DENSE, LLAMA, QWEN = "Gemma 4 26B-A4B", "Gemma 4 31B", "Llama 3 8B", "Qwen3 8B"
-QWEN_NEXT, LTX = "Qwen3-Next 80B-A3B", "LTX-Video 2B"
+QWEN_NEXT, LTX, MAMBA = "Qwen3-Next 80B-A3B", "LTX-Video 2B", "Mamba2 1.3B"
 SILU = {"activation": "silu"}
 USES = [
     Use("rms_norm", GEMMA, "hidden", 2816),
@@ -36,6 +36,7 @@ USES = [
     Use("rms_norm_mul", GEMMA, "router", 2816, shapes={"weight": None, "scale": "dim"}),
     Use("rms_norm_mul", QWEN_NEXT, "gated heads", 128, 32, 1e-6, "llama", options=SILU),
     Use("rms_norm_modulate", LTX, "before attention", 2048, shapes={"weight": None}),
+    Use("gated_rms_norm", MAMBA, "after the scan", 4096, 1, 1e-5, "llama"),
     # For the MLP, the router and the experts; the router's norm has no weight.
     Use("rms_norm_triple", GEMMA, "before MLP, MoE", 2816, shapes={"weight_b": None}),
     Use("add_rms_norm", LLAMA, "before MLP", 4096, 1, 1e-5, "llama"),

@@ -17,16 +17,6 @@ float number_of(Number which, double value) {
   return which == kWeightOffset && value == 0.0 ? -0.0f : float(value);
 }
 
-void read_option(const char* op, Option option, const c10::IValue& value, NormOptions& options) {
-  if (option.is_number) {
-    options.numbers[option.which] = number_of(Number(option.which), value.toDouble());
-  } else {
-    const Choice which = Choice(option.which);
-    options.choices |= pack_choice(
-        which, value.isBool() ? value.toBool() : parse_choice(op, which, value.toStringRef()));
-  }
-}
-
 }  // namespace
 
 const OpTable& table_of(std::string_view name) {
@@ -49,13 +39,16 @@ NormOptions make_options(const char* op, std::optional<double> eps, double weigh
 uint32_t parse_choices(const OpTable& op, const c10::Dict<std::string, std::string>& choices) {
   uint32_t result = 0;
   for (const Option option : op.options) {
-    const auto given = choices.find(option.name());
-    if (!option.is_number && given != choices.end()) {
-      const Choice which = Choice(option.which);
-      const bool named = !kChoiceSpecs[which].values.empty();
-      const std::string& value = given->value();
-      result |= pack_choice(which, named ? parse_choice(op.name, which, value) : value == "True");
+    if (option.kind != Option::choice) {
+      continue;
     }
+    const Choice which = Choice(option.which);
+    uint32_t value = option.initially;
+    if (const auto given = choices.find(option.name()); given != choices.end()) {
+      const bool named = !kChoiceSpecs[which].values.empty();
+      value = named ? parse_choice(op.name, which, given->value()) : given->value() == "True";
+    }
+    result |= pack_choice(which, value);
   }
   return result;
 }
@@ -71,12 +64,29 @@ NormCall::NormCall(const OpTable& op, const c10::IValue* arguments) : op_(op) {
   const c10::IValue& eps = arguments[argument_of_eps(op)];
   options_.eps = eps_of(eps.isNone() ? std::nullopt : std::optional(eps.toDouble()));
   for (size_t i = 0; i < op.options.size(); ++i) {
-    read_option(op.name, op.options[i], arguments[argument_of_option(op, i)], options_);
+    read_option(op.options[i], arguments[argument_of_option(op, i)]);
+  }
+  check_group_size(op.name, group_size(), first());
+}
+
+void NormCall::read_option(Option option, const c10::IValue& value) {
+  switch (option.kind) {
+    case Option::number:
+      options_.numbers[option.which] = number_of(Number(option.which), value.toDouble());
+      break;
+    case Option::integer:
+      integers_[option.which] = value.toInt();
+      break;
+    case Option::choice:
+      const Choice which = Choice(option.which);
+      options_.choices |=
+          pack_choice(which, value.isBool() ? value.toBool()
+                                            : parse_choice(op_.name, which, value.toStringRef()));
   }
 }
 
 void NormCall::check_out(size_t r, const Argument& out) const {
-  mlxnorm::check_out(op_.name, out, tensors_[op_.likes[r]]);
+  mlxnorm::check_out(op_.name, out, tensors_[op_.likes[r]], group_size());
   for (size_t t = 0; t < op_.tensors.size(); ++t) {
     if (tensors_[t]) {
       // Experts are read in passes of their own; any other input is read where it is overwritten.

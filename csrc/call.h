@@ -35,7 +35,8 @@ constexpr size_t argument_of_out(const OpTable& op, size_t r) {
 NormOptions make_options(const char* op, std::optional<double> eps, double weight_offset,
                          std::string_view casting_mode);
 
-// Choices by name, "True" or "False" where they have no names for their values.
+// Choices by name, "True" or "False" where they have no names for their values. Those that are left
+// out have the op's default.
 uint32_t parse_choices(const OpTable& op, const c10::Dict<std::string, std::string>& choices);
 
 // Borrows the tensors.
@@ -48,6 +49,7 @@ class NormCall {
 
   const OpTable& op() const { return op_; }
   const NormOptions& options() const { return options_; }
+  int64_t group_size() const { return integers_[kGroupSize]; }
   // Absent where it is None.
   const Argument& tensor(size_t t) const { return tensors_[t]; }
   const Argument& first() const { return tensors_[0]; }
@@ -56,9 +58,12 @@ class NormCall {
   const at::Tensor& like(size_t r) const;
 
  private:
+  void read_option(Option option, const c10::IValue& value);
+
   const OpTable& op_;
   Argument tensors_[kMaxTensors];
   NormOptions options_{};
+  int64_t integers_[kIntegers] = {};
 };
 
 }  // namespace mlxnorm

@@ -180,7 +180,7 @@ void check_tensor(const char* op, const Argument& argument, const Argument& firs
   }
 }
 
-void check_out(const char* op, const Argument& out, const Argument& like) {
+void check_out(const char* op, const Argument& out, const Argument& like, int64_t group_size) {
   check_like(op, out, like);
   const at::Tensor& t = *out.tensor;
   if (!is_symbolic(t) && t.is_contiguous()) {
@@ -197,10 +197,22 @@ void check_out(const char* op, const Argument& out, const Argument& like) {
               " must have an address for each element, got strides ", strides, " for shape ",
               sizes);
   const int64_t leading = t.dim() - 1;
-  TORCH_CHECK(folded(t.sizes().slice(0, leading), t.strides().slice(0, leading)).has_value(), op,
-              ": ", out.name,
-              " must have leading dimensions that fold into at most three, got strides ", strides,
-              " for shape ", sizes);
+  const Groups groups(t.size(-1), group_size);
+  TORCH_CHECK(
+      folded(t.sizes().slice(0, leading), t.strides().slice(0, leading), groups).has_value(), op,
+      ": ", out.name, " must have leading dimensions that fold into at most three",
+      groups.count > 1 ? ", one of them that of its groups" : "", ", got strides ", strides,
+      " for shape ", sizes);
+}
+
+void check_group_size(const char* op, int64_t group_size, const Argument& x) {
+  if (group_size == 0) {
+    return;
+  }
+  const c10::SymInt dim = x.tensor->sym_size(-1);
+  TORCH_SYM_CHECK(group_size > 0 ? (dim % group_size).sym_eq(0) : c10::SymBool(false), op,
+                  ": group_size must be 0, or divide the last dimension of ", x.name, ", ", dim,
+                  ", got ", group_size);
 }
 
 void check_no_overlap(const char* op, const Argument& out, const Argument& other, bool allow_same) {

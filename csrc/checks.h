@@ -38,7 +38,10 @@ void check_tensor(const char* op, const Argument& argument, const Argument& firs
 
 // dtype, device and shape that a result has which is like that tensor; rows that a kernel can
 // write, each element once.
-void check_out(const char* op, const Argument& out, const Argument& like);
+void check_out(const char* op, const Argument& out, const Argument& like, int64_t group_size);
+
+// Rows of x consist of whole groups, if there are some.
+void check_group_size(const char* op, int64_t group_size, const Argument& x);
 
 // out may be exactly `other` when `allow_same`, else it shares no memory with it.
 void check_no_overlap(const char* op, const Argument& out, const Argument& other, bool allow_same);

@@ -29,12 +29,17 @@ std::string argument(const TensorSpec& tensor) {
 
 std::string argument(Option option) {
   const std::string name = option.name();
-  if (option.is_number) {
-    return "float " + name + "=" + kNumberSpecs[option.which].initially;
+  switch (option.kind) {
+    case Option::number:
+      return "float " + name + "=" + kNumberSpecs[option.which].initially;
+    case Option::integer:
+      return "int " + name + "=" + kIntegerSpecs[option.which].initially;
+    case Option::choice:
+      break;
   }
   const auto values = kChoiceSpecs[option.which].values;
-  return values.empty() ? "bool " + name + "=False"
-                        : "str " + name + "=\"" + std::string(values[0]) + "\"";
+  return values.empty() ? "bool " + name + (option.initially ? "=True" : "=False")
+                        : "str " + name + "=\"" + std::string(values[option.initially]) + "\"";
 }
 
 // Positions as argument_of_tensor and its neighbours have them.

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <optional>
 
-#include "strides.h"
-
 namespace mlxnorm {
 namespace {
 
@@ -21,21 +19,21 @@ c10::DimVector expanded_strides(const at::Tensor& tensor, int64_t inner, at::Int
 }
 
 // None where rows cannot be described so, or have gaps between their elements.
-std::optional<RowLayout> layout_of(const at::Tensor& tensor, int64_t inner,
-                                   at::IntArrayRef leading) {
+std::optional<RowLayout> layout_of(const at::Tensor& tensor, int64_t inner, at::IntArrayRef leading,
+                                   Groups groups) {
   const int64_t own = tensor.dim() - inner;
   if (tensor.is_contiguous()) {
-    if (own == 0) {
+    if (own == 0 && groups.count == 1) {
       return evenly_spaced(0);
     }
     if (own == int64_t(leading.size()) && tensor.sizes().slice(0, own) == leading) {
-      return evenly_spaced(c10::multiply_integers(tensor.sizes().slice(own)));
+      return evenly_spaced(c10::multiply_integers(tensor.sizes().slice(own)) / groups.count);
     }
   }
   if (tensor.size(-1) != 1 && tensor.stride(-1) != 1) {
     return std::nullopt;
   }
-  return folded(leading, expanded_strides(tensor, inner, leading));
+  return folded(leading, expanded_strides(tensor, inner, leading), groups);
 }
 
 }  // namespace
@@ -56,20 +54,22 @@ LaidOutCall::LaidOutCall(const NormCall& call, const at::Tensor* const* outs) {
   const at::Tensor& like = call.like(0);
   const auto leading = like.sizes().slice(0, like.dim() - 1);
   layout.dtype = dtype_of(like.scalar_type());
-  layout.rows = c10::multiply_integers(leading);
-  layout.dim = like.size(-1);
+  const Groups groups(like.size(-1), call.group_size());
+  layout.rows = c10::multiply_integers(leading) * groups.count;
+  layout.dim = groups.size;
   for (size_t t = 0; t < op.tensors.size(); ++t) {
     layout.tensors[t] = evenly_spaced(0);
     if (call.tensor(t)) {
-      lay_out(t, call.tensor(t), leading);
+      lay_out(t, call.tensor(t), leading, groups);
     }
   }
   for (size_t r = 0; r < op.results.size(); ++r) {
-    layout.results[r] = *layout_of(*outs[r], 1, leading);
+    layout.results[r] = *layout_of(*outs[r], 1, leading, groups);
   }
 }
 
-void LaidOutCall::lay_out(size_t t, const Argument& argument, at::IntArrayRef leading) {
+void LaidOutCall::lay_out(size_t t, const Argument& argument, at::IntArrayRef leading,
+                          Groups groups) {
   const at::Tensor& tensor = *argument.tensor;
   layout.tensor_types |= pack_tensor_type(t, tensor_type_of(dtype_of(tensor.scalar_type())));
   tensors[t] = &tensor;
@@ -78,18 +78,18 @@ void LaidOutCall::lay_out(size_t t, const Argument& argument, at::IntArrayRef le
     return;
   }
   const int64_t inner = row_dimensions(argument.role);
-  auto rows = layout_of(tensor, inner, leading);
+  auto rows = layout_of(tensor, inner, leading, groups);
   if (!rows.has_value()) {
     copies_[t] = tensor.contiguous();
     tensors[t] = &copies_[t];
-    rows = layout_of(copies_[t], inner, leading);
+    rows = layout_of(copies_[t], inner, leading, groups);
   }
   if (!rows.has_value()) {
     // Broadcast along dimensions that alternate with others, more than a layout has.
     c10::DimVector sizes(leading.begin(), leading.end());
     sizes.append(tensor.sizes().end() - inner, tensor.sizes().end());
     copies_[t] = tensor.expand(sizes).contiguous();
-    rows = layout_of(copies_[t], inner, leading);
+    rows = layout_of(copies_[t], inner, leading, groups);
   }
   TORCH_INTERNAL_ASSERT(rows.has_value());
   layout.tensors[t] = *rows;

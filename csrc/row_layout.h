@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "call.h"
+#include "strides.h"
 
 namespace mlxnorm {
 
@@ -21,8 +22,8 @@ struct LaidOutCall {
   TensorPointers tensors{};
 
  private:
-  // Tensor t, expanded to the leading dimensions of the results.
-  void lay_out(size_t t, const Argument& argument, at::IntArrayRef leading);
+  // Tensor t, expanded to the leading dimensions of the results. Of groups, each is a row.
+  void lay_out(size_t t, const Argument& argument, at::IntArrayRef leading, Groups groups);
 
   at::Tensor copies_[kMaxTensors];
 };

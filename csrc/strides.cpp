@@ -7,10 +7,15 @@
 
 namespace mlxnorm {
 
-std::optional<RowLayout> folded(at::IntArrayRef sizes, at::IntArrayRef strides) {
+std::optional<RowLayout> folded(at::IntArrayRef sizes, at::IntArrayRef strides, Groups groups) {
   int64_t size[3] = {1, 1, 1};
   int64_t stride[3] = {0, 0, 0};
   int last = -1;  // innermost first
+  if (groups.count != 1) {
+    last = 0;
+    size[0] = groups.count;
+    stride[0] = groups.size;
+  }
   for (int64_t i = int64_t(sizes.size()) - 1; i >= 0; --i) {
     if (sizes[i] == 1) {
       continue;

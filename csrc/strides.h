@@ -10,8 +10,17 @@
 
 namespace mlxnorm {
 
-// Leading dimensions that step through memory evenly are one. None if that leaves more than three.
-std::optional<RowLayout> folded(at::IntArrayRef sizes, at::IntArrayRef strides);
+// What rows are cut into: groups of so many elements (0: one, the whole row), one after another.
+struct Groups {
+  Groups(int64_t dim, int64_t group_size)
+      : count(group_size == 0 ? 1 : dim / group_size), size(dim / count) {}
+
+  int64_t count, size;
+};
+
+// Leading dimensions that step through memory evenly are one, groups being the innermost of them.
+// None if that leaves more than three.
+std::optional<RowLayout> folded(at::IntArrayRef sizes, at::IntArrayRef strides, Groups groups);
 
 // The bytes of a storage that a tensor with elements has: a block again and again.
 struct Footprint {

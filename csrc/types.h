@@ -14,6 +14,7 @@ namespace mlxnorm {
   apply(rms_norm)                                                                         \
   apply(rms_norm_mul)                                                                     \
   apply(rms_norm_modulate)                                                                \
+  apply(gated_rms_norm)                                                                   \
   apply(rms_norm_triple)                                                                  \
   apply(add_rms_norm)                                                                     \
   apply(rms_norm_add)                                                                     \

@@ -82,6 +82,7 @@ enum Choice {
   kCastingMode,
   kRoundIntermediates,
   kModulation,
+  kNormBeforeGate,
   kChoices,
 
   kChoiceBits = 2,

@@ -195,7 +195,7 @@ class Case:
             yield from less(leading=self.leading[1:])
             yield from less(leading=tuple(min(n, 1) for n in self.leading))
         for dim in (1, self.dim // 2, self.dim - 1):
-            if dim >= 1:
+            if dim >= 1 and dim % (self.options.get("group_size") or 1) == 0:
                 yield from less(dim=dim)
 
 
@@ -228,7 +228,7 @@ def random_case(random: Random, op: Op | None = None, long_rows: float = 0.0) ->
             if random.choice([False, True])
         },
         top_k=random.randint(1, 5),
-        options=_options(random, op),
+        options=_options(random, op, dim),
         constant=tuple(name for name in op.tensors if random.randint(0, 15) == 0),
         magnitude=random.choice([1.0] * 8 + MAGNITUDES[dtype]),
         in_place=_in_place(random, op),
@@ -243,16 +243,17 @@ def random_case(random: Random, op: Op | None = None, long_rows: float = 0.0) ->
     layouts = {name: Layout.random(random, rank) for name, rank in case.ranks().items()}
     layouts = {name: layout for name, layout in layouts.items() if layout is not None}
     outs = {}
-    if len(leading) <= 3:  # they fold
+    if len(leading) + bool(case.options.get("group_size")) <= 3:  # they fold
         some = [i for i in range(len(op.results)) if random.choice([False, True])]
         outs = {i: Layout.of_out(random, len(leading) + 1) for i in some}
-    if not planted and case.magnitude >= 1.0 and random.randint(0, 7) == 0:
+    vanishes = op.gates and case.options["activation"] != "none"  # a gate may, once activated
+    if not (planted or vanishes) and case.magnitude >= 1.0 and random.randint(0, 7) == 0:
         # Not beside squares that float32 cannot hold: their mean is nothing to divide by.
         case.options["eps"] = 0.0
     return dataclasses.replace(case, planted=tuple(planted), layouts=layouts, outs=outs)
 
 
-def _options(random: Random, op: Op) -> dict[str, Any]:
+def _options(random: Random, op: Op, dim: int) -> dict[str, Any]:
     chosen: dict[str, Any] = {
         "eps": random.choice([1e-6, 1e-5, 1e-2]),
         "weight_offset": random.choice([0.0, 1.0, -0.5]),
@@ -265,6 +266,10 @@ def _options(random: Random, op: Op) -> dict[str, Any]:
         chosen["modulation"] = random.choice(["steps", "addcmul", "once"])
     if op.activates:
         chosen["activation"] = random.choice(["none", "silu", "gelu_tanh", "sigmoid"])
+    if op.gates:
+        chosen["norm_before_gate"] = random.choice([False, True])
+        counts = [n for n in (1, 2, 3, 4, 8, 16, dim) if dim % n == 0]
+        chosen["group_size"] = random.choice([0, *(dim // n for n in counts)])
     return chosen
 
 
@@ -306,7 +311,8 @@ def check_a_row(call: Call, which: int, results: tuple[Tensor, ...]) -> None:
 
 def check_chain(call: Call) -> None:
     """Rounding every step gives the bits of the single ops."""
-    if not call.may_be_contracted and call.options.get("activation", "none") == "none":
+    call = call.that_has_a_chain
+    if not call.may_be_contracted:
         rounding = call.under(round_intermediates=True) if call.op.rounds else call
         assert_all_same_bits(rounding(), call.chain())
 

@@ -34,15 +34,18 @@ def cases_of(op: Op) -> Iterator[tuple[str, Call]]:
     options = [("gemma", 0.0), ("llama", 1.0)]
     roundings = [False, True] if op.rounds else [False]
     activations = ["none", "silu", "gelu_tanh", "sigmoid"] if op.activates else [None]
-    for dtype, dim, (casting_mode, offset), rounds, activation, float32 in itertools.product(
-        DTYPES, DIMS, options, roundings, activations, ["none", "odd"]
+    places = [False, True] if op.gates else [False]
+    for dtype, dim, (casting_mode, offset), rounds, activation, after, float32 in itertools.product(
+        DTYPES, DIMS, options, roundings, activations, places, ["none", "odd"]
     ):
         chosen = {"casting_mode": casting_mode, "weight_offset": offset}
         chosen |= {"round_intermediates": True} if rounds else {}
         chosen |= {"activation": activation} if activation else {}
+        chosen |= {"norm_before_gate": True} if after else {}
         call = op.call((2,), dim, dtype, float32=float32, scale=op.scale_kinds[-1], **chosen)
         words = [op.name, str(dtype)[6:], dim, casting_mode, activation, float32]
-        yield " ".join(str(word) for word in [*words, "rounded" * rounds] if word), call
+        words += ["rounded" * rounds, "gated after" * after]
+        yield " ".join(str(word) for word in words if word), call
 
 
 def _uniform(t: Tensor, generator: torch.Generator) -> Tensor:

@@ -58,7 +58,8 @@ def run(rank: int, first: str, ops: list[str], store: str) -> None:
 
     for op in (OPS[name] for name in ops):
         for scale in op.scale_kinds:
-            call = op.call((4, 6), 16, torch.bfloat16, scale=scale)
+            groups = {"group_size": 8} if op.gates else {}
+            call = op.call((4, 6), 16, torch.bfloat16, scale=scale, **groups)
             for placement in (Replicate(), Shard(0), Shard(1)):
                 assert_right(call, placement, placement)
         operands = op.named("weight", "scale")

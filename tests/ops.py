@@ -95,12 +95,21 @@ class Op:
 
     @cached_property
     def activates(self) -> bool:
-        """Has an activation of its scale."""
+        """Has an activation of its scale or gate."""
         return "activation" in self.option_names
 
     @cached_property
     def modulates(self) -> bool:
         return "modulation" in self.option_names
+
+    @cached_property
+    def gates(self) -> bool:
+        """Has a gate that is an input, before or after the norm, and groups."""
+        return "norm_before_gate" in self.option_names
+
+    @cached_property
+    def option_defaults(self) -> dict[str, Any]:
+        return {a.name: a.default_value for a in self._arguments if a.name in self.option_names}
 
     def operands_beside(self, dtype: torch.dtype) -> dict[str, dict[str, Any]]:
         """The choices of OPERANDS that are not one another beside inputs of that dtype."""
@@ -311,12 +320,25 @@ class Call:
         return FORMULAS[self.op.name](do, self.tensors)
 
     def bounds(self, overflows: list[Tensor] | None = None) -> tuple[Interval, ...]:
-        do = Bounds(Options(**self.options), self.dtype, [] if overflows is None else overflows)
+        do = Bounds(self.all_options, self.dtype, [] if overflows is None else overflows)
         return self.steps(do)
 
     def chain(self) -> tuple[Tensor, ...]:
         """Of single ops, which round every step."""
-        return self.steps(Chain(Options(**self.options)))
+        return self.steps(Chain(self.all_options))
+
+    @property
+    def all_options(self) -> Options:
+        return Options(**self.op.option_defaults | self.options)
+
+    @property
+    def that_has_a_chain(self) -> Call:
+        """With options under which single ops give the same bits: PyTorch's exp is another, and a
+        sum over what is not rounded to the inputs' dtype adds it in another order."""
+        options: dict[str, Any] = {"activation": "none"} if self.op.activates else {}
+        if self.op.gates and self.dtype != torch.float32:
+            options["norm_before_gate"] = True
+        return self.under(**options)
 
 
 def function_of(call: Call) -> Callable[[dict[str, Tensor | None]], tuple[Tensor, ...]]:

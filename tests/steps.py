@@ -27,6 +27,7 @@ class Steps(Protocol[V]):
     def mul(self, x: V, factor: V) -> V: ...
     def activated(self, scale: V) -> V: ...
     def modulated(self, x: V, scale: V, shift: V | None) -> V: ...
+    def gated_norm(self, x: V, gate: V, weight: V | None) -> V: ...
     def expert_sum(self, experts: V, routing_weights: V) -> V: ...
 
 
@@ -43,6 +44,10 @@ def _rms_norm_mul(do: Steps[V], t: Operands) -> tuple[V, ...]:
 
 def _rms_norm_modulate(do: Steps[V], t: Operands) -> tuple[V, ...]:
     return (do.modulated(do.norm(t["x"], t["weight"]), t["scale"], t["shift"]),)
+
+
+def _gated_rms_norm(do: Steps[V], t: Operands) -> tuple[V, ...]:
+    return (do.gated_norm(t["x"], t["gate"], t["weight"]),)
 
 
 def _rms_norm_triple(do: Steps[V], t: Operands) -> tuple[V, ...]:
@@ -91,6 +96,7 @@ FORMULAS: dict[str, Callable[[Steps[Any], Operands], tuple[Any, ...]]] = {
     "rms_norm": _rms_norm,
     "rms_norm_mul": _rms_norm_mul,
     "rms_norm_modulate": _rms_norm_modulate,
+    "gated_rms_norm": _gated_rms_norm,
     "rms_norm_triple": _rms_norm_triple,
     "add_rms_norm": _add_rms_norm,
     "rms_norm_add": _rms_norm_add,
@@ -115,6 +121,13 @@ class Options:
     activation: Activation = "none"
     scale_offset: float = 1.0
     modulation: Modulation = "steps"
+    norm_before_gate: bool = False
+    group_size: int = 0
+
+
+def in_groups(group_size: int, *tensors: Tensor | None) -> list[Any]:
+    """With a row for each group; with a size of 0 the whole row is one."""
+    return [t if t is None else t.unflatten(-1, (-1, group_size or t.shape[-1])) for t in tensors]
 
 
 def _fitted(factor: Tensor, x: Tensor) -> Tensor:
@@ -187,6 +200,15 @@ class Chain:
                 return total.to(x.dtype)
         return x if shift is None else (x + _fitted(shift, x)).to(x.dtype)
 
+    def gated_norm(self, x: Tensor, gate: Tensor, weight: Tensor | None) -> Tensor:
+        x, gate, weight = in_groups(self.options.group_size, x, gate, weight)
+        gate = activate_in_float32(self.options.activation, gate.cpu()).to(gate.device)
+        if self.options.norm_before_gate:
+            result = (self.norm(x, weight).float() * gate).to(x.dtype)
+        else:
+            result = self.norm(x.float() * gate, weight).to(x.dtype)
+        return result.flatten(-2)
+
     def expert_sum(self, experts: Tensor, routing_weights: Tensor) -> Tensor:
         """A fused multiply-add for each expert."""
         e, w = experts.cpu().double(), routing_weights.cpu().double()
@@ -228,16 +250,18 @@ class Bounds:
         return self.R(x * Interval(low, high))
 
     def activated(self, scale: Tensor) -> Interval:
-        s, activation = Interval.of(scale), self.options.activation
+        result = self.activation(Interval.of(scale))
+        return result.rounded(scale.dtype) if self.options.round_intermediates else result
+
+    def activation(self, s: Interval) -> Interval:
+        activation, argument = self.options.activation, s
         if activation == "none":
             return s
-        argument = s
         if activation == "gelu_tanh":  # (1 + tanh(u)) / 2 = sigmoid(2 u)
             twice = 2 * (2 / torch.pi) ** 0.5 * (s.low + 0.044715 * s.low**3)
             argument = Interval(twice, twice).widened(GELU_ARGUMENT)
         numerator = Interval.of(torch.ones(())) if activation == "sigmoid" else s
-        result = numerator / (argument.exp_of_negative() + 1.0)
-        return result.rounded(scale.dtype) if self.options.round_intermediates else result
+        return numerator / (argument.exp_of_negative() + 1.0)
 
     def modulated(self, x: Interval, scale: Tensor, shift: Tensor | None) -> Interval:
         s, offset = Interval.of(_fitted(scale, x.low)), self.options.scale_offset
@@ -252,6 +276,19 @@ class Bounds:
             case _:
                 x = x * (s + offset)
         return self.R(x if shift is None else x + Interval.of(_fitted(shift, x.low)))
+
+    def gated_norm(self, x: Tensor, gate: Tensor, weight: Tensor | None) -> Interval:
+        x, gate, weight = in_groups(self.options.group_size, x, gate, weight)
+        activated = self.activation(Interval.of(gate))
+        if self.options.norm_before_gate:
+            result = self.norm(x, weight) * activated
+        else:
+            result = self.norm(Interval.of(x) * activated, weight)
+        # Infinity times a gate that float32 alone takes for zero is NaN, and so is its row.
+        vanishes = (activated.low != activated.high) & (activated.low * activated.high == 0)
+        lost = (vanishes & x.cpu().isinf()).any(dim=-1, keepdim=True)
+        self.overflows.append((self.overflows.pop() | lost).expand(x.shape).flatten(-2))
+        return self.R(Interval(result.low.flatten(-2), result.high.flatten(-2)))
 
     def expert_sum(self, experts: Tensor, routing_weights: Tensor) -> Interval:
         e, w = _interval(experts).low, _interval(routing_weights).low

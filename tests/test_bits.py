@@ -39,7 +39,7 @@ def test_equals_the_chain(
     for casting_mode, scale in itertools.product(["gemma", "llama"], op.scale_kinds):
         offset = 1.0 if casting_mode == "llama" else 0.0
         call = op.call((2,), dim, dtype, device, scale=scale, **operands)
-        call = call.under(casting_mode=casting_mode, weight_offset=offset)
+        call = call.under(casting_mode=casting_mode, weight_offset=offset).that_has_a_chain
         if call.may_be_contracted:
             pytest.skip("a GPU may fuse a product and a sum")
         expected = call.chain()
@@ -52,7 +52,7 @@ def test_equals_the_chain(
 @pytest.mark.parametrize("dim", [16_400, 33_000])
 @each_op
 def test_equals_the_chain_in_long_rows(device: str, op: Op, dim: int, dtype: torch.dtype) -> None:
-    call = op.call((2,), dim, dtype, device, casting_mode="llama", mixed=1)
+    call = op.call((2,), dim, dtype, device, casting_mode="llama", mixed=1).that_has_a_chain
     call = call.under(round_intermediates=True) if op.rounds else call
     assert_all_same_bits(call(), call.chain())
 
@@ -63,7 +63,7 @@ def test_equals_the_chain_with_tensors_missing(device: str, op: Op, dtype: torch
     rounds = {"round_intermediates": True} if op.rounds else {}
     for count in range(1, len(op.optional) + 1):
         for missing in itertools.combinations(op.optional, count):
-            call = op.call((3,), 200, dtype, device, missing=missing, **rounds)
+            call = op.call((3,), 200, dtype, device, missing=missing, **rounds).that_has_a_chain
             if call.may_be_contracted:
                 pytest.skip("a GPU may fuse a product and a sum")
             assert_all_same_bits(call(), call.chain())

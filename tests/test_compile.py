@@ -40,7 +40,8 @@ def test_opcheck(device: str, op: Op, layout: str, dtype: torch.dtype) -> None:
 def test_opcheck_of_options(device: str, op: Op) -> None:
     options = {"casting_mode": "llama", "weight_offset": 1.0}
     options |= {"round_intermediates": True} if op.rounds else {}
-    options |= {"activation": "silu"} if op.activates else {}
+    options |= {"activation": "sigmoid"} if op.activates else {}
+    options |= {"norm_before_gate": True, "group_size": 16} if op.gates else {}
     call = op.call((2, 3), 48, torch.float16, device, missing=op.optional, scale="one", **options)
     positional, keyword = call.arguments()
     torch.library.opcheck(op.packet.default, (*positional, 1e-5), keyword)

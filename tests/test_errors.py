@@ -98,6 +98,12 @@ def mistakes(op: Op) -> Iterator[Mistake]:
         make = lambda call: call.under(activation="relu")()  # noqa: E731
         yield Mistake("activation", ValueError, text, make)
 
+    if op.gates:
+        for wrong in (3, 16, -8):
+            text = f"group_size must be 0, or divide the last dimension of x, 8, got {wrong}"
+            make = lambda call, wrong=wrong: call.under(group_size=wrong)()  # noqa: E731
+            yield Mistake(f"group_size: {wrong}", RuntimeError, text, make)
+
     if op.modulates:
         text = 'modulation must be "steps", "addcmul" or "once", got "fused"'
         make = lambda call: call.under(modulation="fused")()  # noqa: E731

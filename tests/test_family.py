@@ -32,7 +32,8 @@ def section(title: str) -> str:
 
 def own_options(op: Op) -> dict[str, object]:
     options = dict.fromkeys(t.name for t in op.tensors.values() if t.keyword)
-    options |= {"activation": "none"} if op.activates else {}
+    options |= {"norm_before_gate": False, "group_size": 0} if op.gates else {}
+    options |= {"activation": "silu" if op.gates else "none"} if op.activates else {}
     return options | ({"scale_offset": 1.0, "modulation": "steps"} if op.modulates else {})
 
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from tensors import randn, type_id
 from torch import Tensor
 
-from torch_mlxnorm import rms_norm_modulate
+from torch_mlxnorm import gated_rms_norm, rms_norm_modulate
 
 EQUAL = {torch.bfloat16: 0.9999, torch.float16: 0.999}
 
@@ -51,7 +52,87 @@ def ltx(dtype: torch.dtype) -> tuple[Tensor, ...]:
     )
 
 
+def ssm(dim: int, rows: int = 128) -> Callable[[torch.dtype], tuple[Tensor, ...]]:
+    """x, gate and weight."""
+
+    def inputs(dtype: torch.dtype) -> tuple[Tensor, ...]:
+        x, gate = (randn(2, rows, dim, dtype=dtype, seed=seed) for seed in (0, 1))
+        return x, 2 * gate, 1 + 0.2 * randn(dim, dtype=dtype, seed=2)
+
+    return inputs
+
+
+def gated(**options: Any) -> Callable[..., Tensor]:
+    return lambda x, gate, weight: gated_rms_norm(x, gate, weight, 1e-5, **options)
+
+
+def normalized(x: Tensor) -> Tensor:
+    """Of float32."""
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5)
+
+
+def mamba2(x: Tensor, gate: Tensor, weight: Tensor) -> Tensor:
+    """MambaRMSNormGated, transformers."""
+    return weight * normalized(x.float() * F.silu(gate.float())).to(x.dtype)
+
+
+def zamba2(x: Tensor, gate: Tensor, weight: Tensor) -> Tensor:
+    """Zamba2RMSNormGated, transformers, in groups of 512."""
+    product = x.float() * F.silu(gate.float())
+    grouped = normalized(product.view(*x.shape[:-1], -1, 512))
+    return weight * grouped.view(x.shape).to(x.dtype)
+
+
+def falcon_h1(x: Tensor, gate: Tensor, weight: Tensor) -> Tensor:
+    """FalconH1RMSNormGated, transformers, in two groups."""
+    product = (x * F.silu(gate.float())).view(*x.shape[:-1], 2, -1)
+    return (weight.view(2, -1) * normalized(product)).view(x.shape).to(x.dtype)
+
+
+def qwen3_next(x: Tensor, gate: Tensor, weight: Tensor) -> Tensor:
+    """Qwen3NextRMSNormGated, transformers."""
+    n = weight * normalized(x.float()).to(x.dtype)
+    return (n * F.silu(gate.float())).to(x.dtype)
+
+
+def kimi_linear(x: Tensor, gate: Tensor, weight: Tensor) -> Tensor:
+    """FusedRMSNormGated of flash-linear-attention."""
+    return (normalized(x.float()) * weight.float() * torch.sigmoid(gate.float())).to(x.dtype)
+
+
+QWEN_NEXT = {"norm_before_gate": True, "casting_mode": "llama"}
+
 MODELS = {
+    "Mamba2": Model(
+        ssm(4096, rows=32),
+        mamba2,
+        gated(casting_mode="llama"),
+        gated(casting_mode="llama", norm_before_gate=True),
+    ),
+    "Zamba2": Model(
+        ssm(2048),
+        zamba2,
+        gated(casting_mode="llama", group_size=512),
+        gated(casting_mode="llama"),
+    ),
+    "Falcon-H1": Model(
+        ssm(2048),
+        falcon_h1,
+        gated(group_size=1024),
+        gated(group_size=1024, casting_mode="llama"),
+    ),
+    "Qwen3-Next": Model(
+        ssm(128),
+        qwen3_next,
+        gated(**QWEN_NEXT, round_intermediates=True),
+        gated(**QWEN_NEXT),
+    ),
+    "Kimi Linear": Model(
+        ssm(128),
+        kimi_linear,
+        gated(norm_before_gate=True, activation="sigmoid"),
+        gated(activation="sigmoid"),
+    ),
     "LTX, diffusers": Model(
         ltx,
         lambda x, scale, shift: diffusers_norm(x) * (1 + scale) + shift,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -54,7 +55,7 @@ def test_notices_the_other_casting_mode(op: Op, dtype: torch.dtype) -> None:
 @each_16_bit
 @each_op_that(lambda op: op.rounds)
 def test_notices_a_rounding_too_many_or_too_few(op: Op, dtype: torch.dtype) -> None:
-    kept = op.call(ROWS, DIM, dtype)
+    kept = op.call(ROWS, DIM, dtype).under(**{"norm_before_gate": True} if op.gates else {})
     rounded = kept.under(round_intermediates=True)
     assert_noticed(kept, rounded())
     assert_noticed(rounded, kept())
@@ -129,8 +130,9 @@ def test_notices_the_last_bit(op: Op, dtype: torch.dtype) -> None:
 
 
 @each_dtype
-def test_notices_another_activation(dtype: torch.dtype) -> None:
-    call = OPS["rms_norm_mul"].call(ROWS, DIM, dtype)
+@each_op_that(lambda op: op.activates)
+def test_notices_another_activation(op: Op, dtype: torch.dtype) -> None:
+    call = op.call(ROWS, DIM, dtype)
     kinds = ["none", "silu", "gelu_tanh", "sigmoid"]
     results = {kind: call.under(activation=kind)() for kind in kinds}
     for kind in kinds:
@@ -139,6 +141,15 @@ def test_notices_another_activation(dtype: torch.dtype) -> None:
                 assert_allowed(call.under(activation=kind), results[other])
             else:
                 assert_noticed(call.under(activation=kind), results[other])
+
+
+@each_dtype
+@each_op_that(lambda op: op.gates)
+def test_notices_another_place_of_the_gate_or_another_group(op: Op, dtype: torch.dtype) -> None:
+    call = op.call(ROWS, DIM, dtype)
+    others = [call, call.under(norm_before_gate=True), call.under(group_size=DIM // 2)]
+    for one, other in itertools.permutations(others, 2):
+        assert_noticed(one, other())
 
 
 def test_notices_partial_sums_in_16_bits() -> None:

@@ -83,14 +83,23 @@ def test_calls_after_warm_up_make_nothing(simulated_mps: str, op: Op, dtype: tor
     assert pipelines_made(calls) == 0
 
 
-OPTIONS = {"casting_mode": "llama", "round_intermediates": True, "activation": "silu"}
+OPTIONS = {
+    "casting_mode": "llama",
+    "round_intermediates": True,
+    "activation": "sigmoid",
+    "norm_before_gate": True,
+}
+
+
+def options_of(op: Op) -> dict[str, Any]:
+    return {name: value for name, value in OPTIONS.items() if name in op.option_names}
 
 
 @pytest.mark.parametrize("float32", ["none", "all", "even"])
 @each_op
 def test_warm_up_has_the_options_of_calls(simulated_mps: str, op: Op, float32: str) -> None:
     call = op.call((2,), 328, torch.float16, "mps", float32=float32, scale="dim")
-    call = call.under(**{name: OPTIONS[name] for name in OPTIONS if name in op.option_names})
+    call = call.under(**options_of(op))
     operand_dtypes: Any = {name: call[name].dtype for name in op.operands}
     if float32 == "all":
         operand_dtypes = torch.float32
@@ -103,8 +112,9 @@ def test_warm_up_has_the_options_of_calls(simulated_mps: str, op: Op, float32: s
 
 def test_warm_up_of_a_16_bit_scale_beside_float32(simulated_mps: str) -> None:
     """Rounded to its own dtype when it is activated, though nothing else is."""
-    call = OPS["rms_norm_mul"].call((2,), 336, torch.float32, "mps", scale="dim")
-    call = call.mapped(torch.Tensor.bfloat16, ["scale"]).under(**OPTIONS)
+    op = OPS["rms_norm_mul"]
+    call = op.call((2,), 336, torch.float32, "mps", scale="dim").under(**options_of(op))
+    call = call.mapped(torch.Tensor.bfloat16, ["scale"])
     types = {"scale": torch.bfloat16}
     warm_up("rms_norm_mul", torch.float32, 336, missing=(), operand_dtypes=types, **OPTIONS)
     assert pipelines_made(call) == 0

@@ -63,6 +63,18 @@ MISTAKES = {
         '{"residual", Role::input, Passing::defaulted}',
         "keywords_come_last",
     ),
+    "groups of experts": (
+        """  };
+  static constexpr ResultSpec kResults[] = {{"out", "x"}, {"w2_out", "residual"}};
+  static constexpr auto& kOptions = kFusedOptions;
+""",
+        """      {"expert_outputs", Role::experts, Passing::keyword},
+  };
+  static constexpr ResultSpec kResults[] = {{"out", "x"}, {"w2_out", "residual"}};
+  static constexpr Option kOptions[] = {kGroupSize};
+""",
+        "experts are not next to one another in groups",
+    ),
     "too many tensors": (
         '      {"scale", ',
         '      {"y", Role::input},\n' * 5 + '      {"scale", ',

@@ -62,6 +62,10 @@ def test_options(
     if op.modulates:
         modulations = itertools.product(["steps", "addcmul", "once"], [1.0, 0.0])
         own = [{"modulation": m, "scale_offset": offset} for m, offset in modulations]
+    if op.gates:
+        places = itertools.product([False, True], [0, 32])
+        places = [{"norm_before_gate": after, "group_size": size} for after, size in places]
+        own = [one | place for one in own for place in places]
     for scale, more in itertools.product(op.scale_kinds, own):
         for dim, weight_offset, mixed in [(96, 0.0, 1), (96, 1.0, 0), (2816, 1.0, 2)]:
             options["weight_offset"] = weight_offset
@@ -279,6 +283,6 @@ def test_zeros_have_the_sign_of_single_ops(device: str, op: Op, dtype: torch.dty
         pick = torch.randint(4, t.shape, generator=generator)
         return torch.tensor([0.0, -0.0, 1.0, -1.0], dtype=t.dtype)[pick].to(t.device)
 
-    call = op.call((6,), 48, dtype, device).mapped(zeros_and_ones)
+    call = op.call((6,), 48, dtype, device).mapped(zeros_and_ones).that_has_a_chain
     call = call.under(round_intermediates=True) if op.rounds else call
     assert_all_same_bits(call(), call.chain())

@@ -297,10 +297,15 @@ def cases(operator: Operator, dtype: torch.dtype, setting: Setting) -> Iterator[
     if "activation" in operator.options:
         activations = get_args(torch_mlxnorm.Activation)
         variants += [{"activation": activation, "scale": "rows"} for activation in activations]
+    if "norm_before_gate" in operator.options:
+        after = {"norm_before_gate": True}
+        variants += [after, after | {"round_intermediates": True}]
     variants += [{"operand_dtype": other} for other in DTYPES if other != dtype]
     yield from ({"dim": dim} for dim in setting.dims)
     for dim in setting.dims_of_variants:
         yield from (variant | {"dim": dim} for variant in variants)
+        if "group_size" in operator.options:
+            yield {"dim": dim, "group_size": dim // (2 if dim % 2 == 0 else 3)}
 
 
 def values(setting: Setting) -> Iterator[Row]:

@@ -52,6 +52,8 @@ def _options(
     scale: Tensor | None = None,
     scale_offset: float = 1.0,
     modulation: Modulation = "steps",
+    norm_before_gate: bool = False,
+    group_size: int = 0,
 ) -> dict[str, Any]:
     """What differs from the defaults. A keyword argument costs the dispatcher as much time as the
     norm of a short row."""
@@ -70,6 +72,10 @@ def _options(
         options["scale_offset"] = scale_offset
     if modulation != "steps":
         options["modulation"] = modulation
+    if norm_before_gate:
+        options["norm_before_gate"] = norm_before_gate
+    if group_size != 0:
+        options["group_size"] = group_size
     return options
 
 
@@ -106,6 +112,7 @@ def _bind(name: str) -> Callable[[tuple[Any, ...], dict[str, Any], Any], Any]:
 _rms_norm = _bind("rms_norm")
 _rms_norm_mul = _bind("rms_norm_mul")
 _rms_norm_modulate = _bind("rms_norm_modulate")
+_gated_rms_norm = _bind("gated_rms_norm")
 _rms_norm_triple = _bind("rms_norm_triple")
 _add_rms_norm = _bind("add_rms_norm")
 _rms_norm_add = _bind("rms_norm_add")
@@ -209,8 +216,8 @@ def rms_norm_mul(
         Otherwise as :func:`rms_norm`.
 
     Source: ported from ``dispatch_rms_norm_mul`` of mlx-native 0.9.0, ``rms_norm.rs``, which takes
-    a scale of x's shape and dtype. The activations are beyond the source; they serve gated norms,
-    such as the one behind the linear attention of Qwen3-Next.
+    a scale of x's shape and dtype. The activations are beyond the source; :func:`gated_rms_norm`
+    has those of models, whose gate stays in float32.
     """
     options = _options(weight_offset, casting_mode, round_intermediates, activation=activation)
     return _rms_norm_mul((x, weight, scale, eps), options, out)
@@ -264,6 +271,61 @@ def rms_norm_modulate(
         modulation=modulation,
     )
     return _rms_norm_modulate((x, weight, scale, shift, eps), options, out)
+
+
+def gated_rms_norm(
+    x: Tensor,
+    gate: Tensor,
+    weight: Tensor | None,
+    eps: float | None = 1e-6,
+    *,
+    norm_before_gate: bool = False,
+    group_size: int = 0,
+    activation: Activation = "silu",
+    weight_offset: float = 0.0,
+    casting_mode: CastingMode = "gemma",
+    round_intermediates: bool = False,
+    out: Tensor | None = None,
+) -> Tensor:
+    """The gated norm of state-space models and linear attention::
+
+        out = N(x * activation(gate), weight)      # Mamba2, Zamba2, Falcon-H1
+        out = R(N(x, weight)) * activation(gate)   # norm_before_gate: Qwen3-Next, Kimi Linear
+
+    The activated gate and its product with x stay in float32, also with ``round_intermediates``.
+
+    Args:
+        x, gate: ``[..., dim]``, float32, float16 or bfloat16.
+        weight: ``[dim]`` or ``None``.
+        norm_before_gate: the second formula.
+        group_size: a row is cut into parts of so many elements, each of which has a norm of its
+            own; 0 means the whole row. The weight is ``[dim]`` all the same.
+        activation: of the gate, see :func:`rms_norm_mul`.
+        eps, weight_offset, casting_mode: see :func:`rms_norm`.
+        round_intermediates, out: see :mod:`torch_mlxnorm.functional`. Groups in an ``out`` count as
+            one of the dimensions that fold into at most three.
+
+    Returns:
+        x's shape and dtype.
+
+    Raises:
+        ValueError: ``activation`` is unknown.
+        RuntimeError: ``group_size`` does not divide dim.
+        Otherwise as :func:`rms_norm`.
+
+    Source: beyond mlx-native 0.9.0, which has no op like it. The formulas are those of Dao and Gu,
+    "Transformers are SSMs", 2024, https://arxiv.org/abs/2405.21060, and of its code.
+    """
+    options = _options(
+        weight_offset,
+        casting_mode,
+        round_intermediates,
+        norm_before_gate=norm_before_gate,
+        group_size=group_size,
+    )
+    if activation != "silu":
+        options["activation"] = activation
+    return _gated_rms_norm((x, gate, weight, eps), options, out)
 
 
 def rms_norm_triple(

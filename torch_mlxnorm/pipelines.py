@@ -58,8 +58,9 @@ def warm_up(
     operand_dtypes: torch.dtype | Mapping[str, torch.dtype] | None = None,
     missing: Iterable[str] | None = None,
     scale: ScaleKind | None = None,
-    activation: Activation = "none",
+    activation: Activation | None = None,
     modulation: Modulation = "steps",
+    norm_before_gate: bool = False,
     casting_mode: CastingMode = "gemma",
     round_intermediates: bool = False,
     unaligned: bool = False,
@@ -77,15 +78,17 @@ def warm_up(
     Args:
         ops: operators by name or as functions of this package; ``None`` means all.
         dtypes: of the inputs: float32, float16 or bfloat16.
-        dims: sizes of the last dimension, at least 1.
+        dims: sizes of the last dimension, or of its groups (``group_size``), at least 1.
         operand_dtypes: of weights, scales and routing weights: one for all, or by the name of the
             argument. ``None``, or a name left out, means the inputs' dtype.
         missing: names of optional arguments (``weight``, ``weight_c``, ``scale``, …) that the calls
             leave out, in the ops that have them. ``None`` means any of them, in every combination.
         scale: whether ``scale``, ``shift`` and ``layer_scalar`` have ``"one"`` element or
             ``"many"``; ``None`` means either, each for itself.
-        activation: of :func:`rms_norm_mul`.
+        activation: of :func:`rms_norm_mul` and :func:`gated_rms_norm`; ``None`` means the default
+            of each.
         modulation: of :func:`rms_norm_modulate`.
+        norm_before_gate: of :func:`gated_rms_norm`.
         casting_mode, round_intermediates: see :func:`rms_norm`, for the ops that have them.
         unaligned: also for tensors in which some row does not start on a 16-byte boundary, as in a
             slice ``x[:, 1:]``.
@@ -117,11 +120,13 @@ def warm_up(
         raise ValueError(f'mlxnorm::warm_up: scale must be "one", "many" or None, got {scale!r}')
 
     choices = {
-        "activation": activation,
         "modulation": modulation,
+        "norm_before_gate": str(bool(norm_before_gate)),
         "casting_mode": casting_mode,
         "round_intermediates": str(bool(round_intermediates)),
     }
+    if activation is not None:
+        choices["activation"] = activation
 
     def compile_variant(
         name: str, dtype: torch.dtype, dim: int, present: list[str], ones: list[str]

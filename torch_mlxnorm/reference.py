@@ -111,6 +111,20 @@ def rms_norm_modulate(x, weight, scale, shift, scale_offset, modulation, N, R):
     return n if shift is None else n + shift
 
 
+@_defines(functional.gated_rms_norm)
+def gated_rms_norm(x, gate, weight, norm_before_gate, group_size, activation, N, R):
+    """``N(x * activation(gate), weight)``, or ``R(N(x, weight)) * activation(gate)``."""
+    size = group_size or x.shape[-1]
+    groups = (x.shape[-1] // size, size)
+
+    def of_groups(t: Tensor) -> Tensor:
+        w = None if weight is None else weight.unflatten(-1, groups)
+        return N(t.unflatten(-1, groups), w).flatten(-2)
+
+    gate = _ACTIVATIONS[activation](gate)
+    return R(of_groups(x)) * gate if norm_before_gate else of_groups(x * gate)
+
+
 @_defines(functional.rms_norm_triple)
 def rms_norm_triple(x, weight_a, weight_b, weight_c, N):
     """``N(x, weight_a), N(x, weight_b), N(x, weight_c)``."""

@@ -40,7 +40,7 @@ PipelineKey key_of(const OpTable& op, const NormLayout& layout, const NormOption
   // In float32 nothing is rounded but what is made of an operand, to that one's type.
   if (layout.dtype == DType::float32) {
     leave_out(kCastingMode);
-    if (!has_option(op, kModulation) && choice_in(choices, kActivation) == kNoActivation) {
+    if (!has_option(op.options, kModulation) && choice_in(choices, kActivation) == kNoActivation) {
       leave_out(kRoundIntermediates);
     }
   }

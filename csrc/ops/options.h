@@ -1,4 +1,5 @@
-// The options of ops, by the numbers that the kernels have for them (shaders/abi.h).
+// The options of ops: numbers and choices by what the kernels have for them (shaders/abi.h), and
+// integers, which are for the host alone.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +21,21 @@ inline constexpr NumberSpec kNumberSpecs[] = {
     {"scale_offset", "1.0"},
 };
 
-// The first value is the default. Without names they are False and True.
+enum Integer {
+  kGroupSize,  // of the parts of a row that are normalized each for itself; 0: the whole row
+  kIntegers,
+};
+
+struct IntegerSpec {
+  const char* name;
+  const char* initially;
+};
+
+inline constexpr IntegerSpec kIntegerSpecs[] = {
+    {"group_size", "0"},
+};
+
+// Without names they are False and True.
 struct ChoiceSpec {
   const char* name;
   std::span<const std::string_view> values = {};
@@ -34,9 +49,11 @@ inline constexpr ChoiceSpec kChoiceSpecs[] = {
     {"casting_mode", kCastingModeNames},
     {"round_intermediates"},
     {"modulation", kModulationNames},
+    {"norm_before_gate"},
 };
 
-static_assert(std::size(kNumberSpecs) == kNumbers && std::size(kChoiceSpecs) == kChoices);
+static_assert(std::size(kNumberSpecs) == kNumbers && std::size(kIntegerSpecs) == kIntegers &&
+              std::size(kChoiceSpecs) == kChoices);
 static_assert(kChoices * kChoiceBits <= 32);
 static_assert([] {
   for (const ChoiceSpec& choice : kChoiceSpecs) {
@@ -47,17 +64,31 @@ static_assert([] {
   return true;
 }());
 
-// One of either kind.
+// One of any kind, as an op has it.
 struct Option {
-  constexpr Option(Number which) : is_number(true), which(uint8_t(which)) {}
-  constexpr Option(Choice which) : is_number(false), which(uint8_t(which)) {}
+  enum Kind : uint8_t { number, integer, choice };
+
+  constexpr Option(Number which) : kind(number), which(uint8_t(which)) {}
+  constexpr Option(Integer which) : kind(integer), which(uint8_t(which)) {}
+  // `initially` is the value that is the op's default.
+  constexpr Option(Choice which, uint32_t initially = 0)
+      : kind(choice), which(uint8_t(which)), initially(uint8_t(initially)) {}
 
   constexpr const char* name() const {
-    return is_number ? kNumberSpecs[which].name : kChoiceSpecs[which].name;
+    switch (kind) {
+      case number:
+        return kNumberSpecs[which].name;
+      case integer:
+        return kIntegerSpecs[which].name;
+      case choice:
+        return kChoiceSpecs[which].name;
+    }
+    return nullptr;
   }
 
-  bool is_number;
+  Kind kind;
   uint8_t which;
+  uint8_t initially = 0;
 };
 
 }  // namespace mlxnorm

@@ -83,9 +83,9 @@ struct OpTable {
   uint8_t positional;          // tensors that come before eps
 };
 
-constexpr bool has_option(const OpTable& op, Choice which) {
-  for (const Option option : op.options) {
-    if (!option.is_number && option.which == which) {
+constexpr bool has_option(std::span<const Option> options, Option wanted) {
+  for (const Option option : options) {
+    if (option.kind == wanted.kind && option.which == wanted.which) {
       return true;
     }
   }
@@ -144,6 +144,8 @@ consteval OpTable table_of(Op op) {
   static_assert(has_dtype_of_results(Table::kTensors[0].role), "others are compared with it");
   static_assert(!has<Table>(Role::experts) || has<Table>(Role::input), "of the results' shape");
   static_assert(defaults_and_keywords_come_last<Table>());
+  static_assert(!has<Table>(Role::experts) || !has_option(Table::kOptions, kGroupSize),
+                "rows of experts are not next to one another in groups");
   static_assert(results_are_like_inputs<Table>());
   OpTable table{op, qualified_name(op), Table::kTensors, Table::kResults, Table::kOptions, {}, 0};
   for (size_t r = 0; r < std::size(Table::kResults); ++r) {

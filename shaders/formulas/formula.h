@@ -109,6 +109,12 @@ METAL_FUNC Values activated(Piece piece, int operand) {
   return piece.rounded_as(operand, apply(activation, piece.operand(operand)));
 }
 
+// x * activation(gate), where gate is an input: in float32, however intermediates are rounded.
+template <typename Piece, typename Values>
+METAL_FUNC Values gated(Piece piece, Values x, int gate) {
+  return x * apply(piece.choice(kActivation), piece.input(gate));
+}
+
 // The sum over experts k of routing_weights[k] * experts[k].
 template <typename Piece, typename Values = typename Piece::Values>
 METAL_FUNC Values expert_sum(Piece piece, int experts, int routing_weights) {

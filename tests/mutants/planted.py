@@ -157,6 +157,14 @@ MUTANTS = [
         ("test_bits.py", *VALUES),
     ),
     Mutant(
+        "rounding-before-gate",
+        "round_intermediates leaves a norm unrounded before its gate",
+        "shaders/formulas/gated_rms_norm.h",
+        "gated(piece, piece.rounded(n), kGate)",
+        "gated(piece, n, kGate)",
+        ("test_bits.py", *VALUES),
+    ),
+    Mutant(
         "rounding-of-experts",
         "round_intermediates leaves the experts' sum unrounded",
         "shaders/formulas/fused_moe_wsum_post_ff_norm2_endlayer.h",
@@ -342,6 +350,14 @@ MUTANTS = [
         "!is_one_row(call.layout.tensors[t])",
         "false",
         ("test_layouts.py", *VALUES),
+    ),
+    Mutant(
+        "groups",
+        "groups past the first row of them are left out",
+        "csrc/row_layout.cpp",
+        "c10::multiply_integers(leading) * groups.count",
+        "c10::multiply_integers(leading)",
+        ("test_groups.py", *VALUES),
     ),
     # ---- checks ---------------------------------------------------------------------------------
     Mutant(

@@ -1,0 +1,19 @@
+// N(x * activation(gate), weight) or N(x, weight) * activation(gate)
+#pragma once
+
+#include "table.h"
+
+namespace mlxnorm::ops {
+
+struct gated_rms_norm {
+  static constexpr TensorSpec kTensors[] = {
+      {"x", Role::input},
+      {"gate", Role::input},
+      {"weight", Role::weight, Passing::optional},
+  };
+  static constexpr ResultSpec kResults[] = {{"out", "x"}};
+  static constexpr Option kOptions[] = {kNormBeforeGate, kGroupSize,   {kActivation, kSilu},
+                                        kWeightOffset,   kCastingMode, kRoundIntermediates};
+};
+
+}  // namespace mlxnorm::ops
