@@ -112,11 +112,9 @@ class Interval:
         return Interval(low, high).widened(INVERSE_RMS)
 
     def overflows_when_squared(self) -> Tensor:
-        """Rows whose squares float32 cannot sum, and float64 can: infinity may be divided by. So it
-        may where a product overflows beside an element that is infinite anyway."""
+        """Rows whose squares float32 cannot sum, and float64 can: infinity may be divided by."""
         most, least = (t.sum(dim=-1, keepdim=True) for t in self._squares())
-        products = (self.low.isfinite() != self.high.isfinite()).any(dim=-1, keepdim=True)
-        return (most > FLOAT32_MAX * (1 - 2.0**-10)) & least.isfinite() | products
+        return (most > FLOAT32_MAX * (1 - 2.0**-10)) & least.isfinite()
 
     def _squares(self) -> tuple[Tensor, Tensor]:
         """At most, at least."""

@@ -280,13 +280,17 @@ class Bounds:
     def gated_norm(self, x: Tensor, gate: Tensor, weight: Tensor | None) -> Interval:
         x, gate, weight = in_groups(self.options.group_size, x, gate, weight)
         activated = self.activation(Interval.of(gate))
+        # Infinity times a gate that float32 alone takes for zero is NaN, and so is its row.
+        vanishes = (activated.low != activated.high) & (activated.low * activated.high == 0)
+        lost = vanishes & x.cpu().isinf()
         if self.options.norm_before_gate:
             result = self.norm(x, weight) * activated
         else:
-            result = self.norm(Interval.of(x) * activated, weight)
-        # Infinity times a gate that float32 alone takes for zero is NaN, and so is its row.
-        vanishes = (activated.low != activated.high) & (activated.low * activated.high == 0)
-        lost = (vanishes & x.cpu().isinf()).any(dim=-1, keepdim=True)
+            product = Interval.of(x) * activated
+            result = self.norm(product, weight)
+            # It may overflow beside an element that is infinite anyway.
+            lost |= product.low.isfinite() != product.high.isfinite()
+        lost = lost.any(dim=-1, keepdim=True)
         self.overflows.append((self.overflows.pop() | lost).expand(x.shape).flatten(-2))
         return self.R(Interval(result.low.flatten(-2), result.high.flatten(-2)))
 

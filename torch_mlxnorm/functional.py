@@ -15,7 +15,7 @@ for all of them. Beyond that, the other operators have in common:
   as ``[heads, dim]``. Weights, ``scale``, ``layer_scalar`` and ``routing_weights`` are, each
   for itself, float32, float16 or bfloat16, whatever the inputs are, whose dtype the results
   keep. ``weight_offset`` is added to every weight, ``casting_mode`` holds inside every ``N``.
-- **scale and layer_scalar** are that, or have one element in any shape. ``[rows, 1]`` is an
+- **scale, shift and layer_scalar** are that, or have one element in any shape. ``[rows, 1]`` is an
   error: nothing is broadcast along a row.
 - **round_intermediates** ``False`` keeps float32 between the steps, which is more accurate: a
   second norm sees the unrounded sum, although the sum that is returned is rounded. ``True`` rounds

@@ -29,6 +29,16 @@ consteval bool fit_into_a_word() {
 }
 static_assert(fit_into_a_word());
 
+bool has_16_bits(uint32_t tensor_types) {
+  for (int t = 0; t < kMaxTensors; ++t) {
+    const TensorType type = tensor_type(tensor_types, t);
+    if (type == kFloat16 || type == kBFloat16) {
+      return true;
+    }
+  }
+  return false;
+}
+
 }  // namespace
 
 PipelineKey key_of(const OpTable& op, const NormLayout& layout, const NormOptions& options,
@@ -37,10 +47,10 @@ PipelineKey key_of(const OpTable& op, const NormLayout& layout, const NormOption
   const auto leave_out = [&](Choice which) {
     choices &= ~pack_choice(which, ~0u >> (32 - kChoiceBits));
   };
-  // In float32 nothing is rounded but what is made of an operand, to that one's type.
+  // In float32 nothing is rounded but what is made of a 16-bit operand, to that one's type.
   if (layout.dtype == DType::float32) {
     leave_out(kCastingMode);
-    if (!has_option(op.options, kModulation) && choice_in(choices, kActivation) == kNoActivation) {
+    if (!has_16_bits(layout.tensor_types)) {
       leave_out(kRoundIntermediates);
     }
   }

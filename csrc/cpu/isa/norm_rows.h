@@ -136,8 +136,8 @@ void norm_rows(const NormArguments& call, int64_t begin, int64_t end, float* scr
 }
 
 // The usual call, for which there are kernels that need not ask: every weight is there in the dtype
-// of the inputs, one row that all share, and nothing is rounded on the way (in float32 nothing
-// ever is).
+// of the inputs, one row that all share, and no value of theirs is rounded on the way (in
+// float32 none ever is).
 template <typename Table, typename T>
 bool is_plain(const NormArguments& call) {
   for (size_t t = 0; t < std::size(Table::kTensors); ++t) {

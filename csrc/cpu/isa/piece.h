@@ -106,6 +106,7 @@ struct Piece {
 
   Block rounded(Block x) const { return choice(kRoundIntermediates) ? round_to<T>(x) : x; }
 
+  // Also in plain calls: of float32, beside an operand of 16 bits.
   Block rounded_as(int t, Block x) const {
     if (!choice_in(call.options.choices, kRoundIntermediates)) {
       return x;
