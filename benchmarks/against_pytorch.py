@@ -48,7 +48,7 @@ class Case:
         self.options = dict(options or {})
 
         generator = torch.Generator().manual_seed(rows * dim)
-        sizes = {"rows": rows, "top_k": TOP_K, "dim": dim}
+        sizes = {"rows": rows, "top_k": TOP_K, "dim": dim, "half": dim // 2}
         self.inputs: dict[str, Tensor | None] = {}
         for name, shape in (self.composition.shapes | dict(shapes or {})).items():
             if shape is not None:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ROWS, DIM, ONE = "rows dim", "dim", "1"  # shapes; Case knows the numbers
+ROWS, DIM, ONE, HALVES = "rows dim", "dim", "1", "rows half"  # shapes; Case knows the numbers
 Eager = Callable[..., Tensor | tuple[Tensor, ...]]
 
 
@@ -86,6 +86,21 @@ def gated_rms_norm(N, x, gate, weight):
 def _(N, x, gate, weight, out):
     torch.mul(x, F.silu(gate), out=out)
     N(out, weight, out)
+
+
+@composition(x=ROWS, weight=DIM, cos=HALVES, sin=HALVES)
+def rms_norm_rope(N, x, weight, cos, sin):
+    y0, y1 = N(x, weight).chunk(2, -1)
+    return torch.cat([y0 * cos - y1 * sin, y1 * cos + y0 * sin], -1)
+
+
+@rms_norm_rope.singles
+def _(N, x, weight, cos, sin, out):
+    N(x, weight, out)
+    y0, y1 = out.chunk(2, -1)
+    turned = y0 * sin
+    y0.mul_(cos).sub_(y1 * sin)
+    y1.mul_(cos).add_(turned)
 
 
 @composition(x=ROWS, weight_a=DIM, weight_b=DIM, weight_c=DIM)

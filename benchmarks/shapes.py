@@ -37,6 +37,7 @@ USES = [
     Use("rms_norm_mul", QWEN_NEXT, "gated heads", 128, 32, 1e-6, "llama", options=SILU),
     Use("rms_norm_modulate", LTX, "before attention", 2048, shapes={"weight": None}),
     Use("gated_rms_norm", MAMBA, "after the scan", 4096, 1, 1e-5, "llama"),
+    Use("rms_norm_rope", QWEN, "query heads", 128, 32, 1e-6, "llama"),
     # For the MLP, the router and the experts; the router's norm has no weight.
     Use("rms_norm_triple", GEMMA, "before MLP, MoE", 2816, shapes={"weight_b": None}),
     Use("add_rms_norm", LLAMA, "before MLP", 4096, 1, 1e-5, "llama"),

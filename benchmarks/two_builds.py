@@ -66,7 +66,7 @@ def call_of(what: str, shape: str, dtype_name: str) -> Callable[[], object]:
     dtype = getattr(torch, dtype_name)
     if what.startswith("call of "):
         return short_call(what.removeprefix("call of "), rows, dim, dtype)
-    sizes = {"rows": rows, "dim": dim, "top_k": 8, "1": 1}
+    sizes = {"rows": rows, "dim": dim, "half": dim // 2, "top_k": 8, "1": 1}
     tensors = {
         name: None if sh is None else torch.randn([sizes[size] for size in sh.split()]).to(dtype)
         for name, sh in COMPOSITIONS[what].shapes.items()

@@ -67,6 +67,18 @@ NormCall::NormCall(const OpTable& op, const c10::IValue* arguments) : op_(op) {
     read_option(op.options[i], arguments[argument_of_option(op, i)]);
   }
   check_group_size(op.name, group_size(), first());
+  read_angles();
+}
+
+void NormCall::read_angles() {
+  const Argument* cos = nullptr;  // or whatever table is the first
+  for (const Argument& tensor : tensors_) {
+    if (tensor && tensor.role == Role::angles) {
+      cos = cos == nullptr ? &tensor : cos;
+      const bool full = check_angles(op_.name, tensor, *cos, first(), has_full_tables());
+      options_.choices |= pack_choice(kFullTables, full);
+    }
+  }
 }
 
 void NormCall::read_option(Option option, const c10::IValue& value) {

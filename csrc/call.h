@@ -53,12 +53,14 @@ class NormCall {
   // Absent where it is None.
   const Argument& tensor(size_t t) const { return tensors_[t]; }
   const Argument& first() const { return tensors_[0]; }
+  bool has_full_tables() const { return choice_in(options_.choices, kFullTables) != 0; }
 
   // An input that has the shape of result r.
   const at::Tensor& like(size_t r) const;
 
  private:
   void read_option(Option option, const c10::IValue& value);
+  void read_angles();
 
   const OpTable& op_;
   Argument tensors_[kMaxTensors];

@@ -177,7 +177,34 @@ void check_tensor(const char* op, const Argument& argument, const Argument& firs
       return check_operand(op, argument, first);
     case Role::routing_weights:
       return check_routing_weights(op, argument, first);
+    case Role::angles:
+      check_floating(op, argument);
+      return check_device(op, argument, first);  // their shape depends on an option: check_angles
   }
+}
+
+bool check_angles(const char* op, const Argument& angles, const Argument& like, const Argument& x,
+                  bool full) {
+  const auto sizes = angles.tensor->sym_sizes(), of_x = x.tensor->sym_sizes();
+  TORCH_CHECK(!sizes.empty(), op, ": ", angles.name,
+              " must have at least 1 dimension, got a 0-d tensor");
+  const c10::SymInt& count = sizes.back();
+  full = full || (count * 2).sym_gt(of_x.back()).guard_bool(__FILE__, __LINE__);
+  at::SymDimVector expected(of_x.begin(), of_x.end());
+  expected.back() = count;
+  c10::SymBool fits = broadcasts_to(expected, sizes);
+  if (full) {
+    fits = fits.sym_and(count.sym_le(of_x.back())).sym_and((count % 2).sym_eq(0));
+  }
+  TORCH_SYM_CHECK(
+      fits, op, ": ", angles.name, " must have ",
+      full ? "an even last dimension of at most " : "a last dimension of at most half of ",
+      of_x.back(), " and leading dimensions that broadcast to those of ", of_x, " (as ", x.name,
+      "), got shape ", sizes);
+  TORCH_SYM_CHECK(count.sym_eq(like.tensor->sym_size(-1)), op, ": ", angles.name,
+                  " must have a last dimension of ", like.tensor->sym_size(-1), " (as ", like.name,
+                  "), got shape ", sizes);
+  return full;
 }
 
 void check_out(const char* op, const Argument& out, const Argument& like, int64_t group_size) {

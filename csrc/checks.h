@@ -36,6 +36,11 @@ inline bool is_supported(at::ScalarType type) {
 // before them: float32, float16 or bfloat16, with a last dimension that is not empty.
 void check_tensor(const char* op, const Argument& argument, const Argument& first);
 
+// Tables of angles for all of a row or its front: half as many as elements, or `full`, as tables
+// wider than half a row always are. `like` is the first of them. Gives whether they are full.
+bool check_angles(const char* op, const Argument& angles, const Argument& like, const Argument& x,
+                  bool full);
+
 // dtype, device and shape that a result has which is like that tensor; rows that a kernel can
 // write, each element once.
 void check_out(const char* op, const Argument& out, const Argument& like, int64_t group_size);

@@ -59,8 +59,12 @@ LaidOutCall::LaidOutCall(const NormCall& call, const at::Tensor* const* outs) {
   layout.dim = groups.size;
   for (size_t t = 0; t < op.tensors.size(); ++t) {
     layout.tensors[t] = evenly_spaced(0);
-    if (call.tensor(t)) {
-      lay_out(t, call.tensor(t), leading, groups);
+    const Argument& tensor = call.tensor(t);
+    if (tensor && tensor.role == Role::angles) {
+      layout.rotated = tensor.tensor->size(-1) * (call.has_full_tables() ? 1 : 2);
+    }
+    if (tensor && tensor.tensor->numel() != 0) {  // tables may have no angles
+      lay_out(t, tensor, leading, groups);
     }
   }
   for (size_t r = 0; r < op.results.size(); ++r) {

@@ -15,6 +15,7 @@ namespace mlxnorm {
   apply(rms_norm_mul)                                                                     \
   apply(rms_norm_modulate)                                                                \
   apply(gated_rms_norm)                                                                   \
+  apply(rms_norm_rope)                                                                    \
   apply(rms_norm_triple)                                                                  \
   apply(add_rms_norm)                                                                     \
   apply(rms_norm_add)                                                                     \
@@ -69,6 +70,7 @@ struct NormLayout {
   DType dtype;   // of inputs and results
   int64_t rows;  // of every result
   int64_t dim;
+  int64_t rotated = 0;        // elements, the first ones of a row
   int64_t top_k = 0;          // of experts, if there are some
   int64_t expert_stride = 0;  // elements from one expert to the next
   uint32_t tensor_types = 0;  // see tensor_type

@@ -83,6 +83,9 @@ enum Choice {
   kRoundIntermediates,
   kModulation,
   kNormBeforeGate,
+  kInterleaved,
+  kFullTables,
+  kRopeRounding,
   kChoices,
 
   kChoiceBits = 2,
@@ -98,6 +101,13 @@ enum Modulation : uint32_t {
   kSteps,    // 1 + scale, the product, the sum
   kAddcmul,  // x + x * scale, the sum
   kOnce,     // the result
+};
+
+// Of y0 * cos - y1 * sin: where it is rounded, if round_intermediates asks for it.
+enum RopeRounding : uint32_t {
+  kRoundOnce,      // the result
+  kRoundProducts,  // both products, the result
+  kRoundAddcmul,   // the first product, the result
 };
 
 // All choices in one word.
@@ -137,6 +147,7 @@ struct NormParams {
   uint64_t first_row;     // of this dispatch; a huge tensor takes several
   uint32_t rows;          // in this dispatch
   uint32_t dim;
+  uint32_t rotated;  // elements, the first ones of a row
   uint32_t top_k;
   float inverse_dim;
   float eps;

@@ -55,6 +55,58 @@ struct SecondSum<Formula, 1> {
   }
 };
 
+// Of a thread's word: the results are stored.
+template <typename Formula, int kRotates = Rotates<Formula>::value>
+struct Finish {
+  template <typename Piece, typename Values>
+  static METAL_FUNC void store(Piece piece, Values x) {
+    piece.store(Formula::finish(piece, x));
+  }
+};
+
+// The row is in parts: two halves or all of what is rotated, and what passes through. Of each a
+// thread has the word with the number of its own, which it reads again and overwrites: no other
+// thread does, once the sum is known. x may be of other parts, and overwritten while it was read.
+template <typename Formula>
+struct Finish<Formula, 1> {
+  template <typename Piece, typename Values>
+  static METAL_FUNC void store(Piece piece, Values /*x*/) {
+    const uint rotated = piece.params->rotated;
+    if (piece.choice(kInterleaved) != 0) {
+      rotate_neighbours(piece.part(0, rotated));
+    } else {
+      rotate_halves(piece.part(0, rotated / 2), piece.part(rotated / 2, rotated / 2));
+    }
+    const Piece rest = piece.part(rotated, piece.dim - rotated);
+    if (rest.is_there()) {
+      rest.store(finished(rest));
+    }
+  }
+
+ private:
+  template <typename Piece, typename Values = typename Piece::Values>
+  static METAL_FUNC Results<Values, 1> finished(Piece piece) {
+    return Formula::finish(piece, Formula::first_sum(piece));
+  }
+
+  template <typename Piece, typename Values = typename Piece::Values>
+  static METAL_FUNC void rotate_neighbours(Piece piece) {
+    if (piece.is_there()) {
+      const Values y = finished(piece).values[0];
+      piece.store(Formula::rotate(piece, y, quarter_turn(y)));
+    }
+  }
+
+  template <typename Piece, typename Values = typename Piece::Values>
+  static METAL_FUNC void rotate_halves(Piece first, Piece second) {
+    if (first.is_there()) {
+      const Values y0 = finished(first).values[0], y1 = finished(second).values[0];
+      first.store(Formula::rotate(first, y0, -y1));
+      second.store(Formula::rotate(second, y1, y0));
+    }
+  }
+};
+
 // Of words begin, begin + step, … kWords of them are this thread's. `writes`: it is not just there
 // to complete a SIMD group.
 template <typename Formula, typename T, int kWords, bool kVector, typename Threads>
@@ -99,7 +151,7 @@ METAL_FUNC void norm_in_registers(thread const Tensors<T>& tensors, constant Nor
   for (int k = 0; k < kWords; ++k) {
     if (holds[k] && writes) {
       pieces[k].inverse_rms = inverse;
-      pieces[k].store(Formula::finish(pieces[k], values[k]));
+      Finish<Formula>::store(pieces[k], values[k]);
     }
   }
 }
@@ -135,7 +187,7 @@ METAL_FUNC void norm_in_memory(thread const Tensors<T>& tensors, constant NormPa
       values = SecondSum<Formula>::values(piece, values);
     }
     piece.inverse_rms = last_inverse;
-    piece.store(Formula::finish(piece, values));
+    Finish<Formula>::store(piece, values);
   }
 }
 

@@ -14,6 +14,7 @@ struct Piece {
   thread const Tensors<T>* tensors;
   thread const Prefetched<Formula, T, kVector>* prefetched;
   constant NormParams* params;
+  uint start, dim;  // of the part of the row in which words are counted
   uint word;
   float inverse_rms;
 
@@ -34,7 +35,17 @@ struct Piece {
       return prefetched->words[t].values(t);
     }
     TensorWord<T, kVector> now;
-    now.load(tensors->tensors[t], t, word, params->dim);
+    now.load(tensors->from(t, start), t, word, dim);
+    return now.values(t);
+  }
+
+  METAL_FUNC Values angles(int t) const {
+    const bool full = choice(kFullTables) != 0;
+    if (choice(kInterleaved) != 0 && !full) {
+      return each_twice(t);
+    }
+    TensorWord<T, kVector> now;
+    now.load(tensors->from(t, full ? start : 0), t, word, dim);
     return now.values(t);
   }
 
@@ -75,17 +86,38 @@ struct Piece {
 
   // ---- for the kernels ------------------------------------------------------------------------
 
+  METAL_FUNC Piece part(uint first, uint count) const {
+    Piece result = *this;
+    result.start = first;
+    result.dim = count;
+    return result;
+  }
+  METAL_FUNC bool is_there() const { return word * Element<T>::kPerWord < dim; }
+
   METAL_FUNC void store(Results<Values, Formula::kResults> results) const {
 #pragma unroll
     for (int r = 0; r < Formula::kResults; ++r) {
-      Access<T, kVector>::store(tensors->results[r], word, params->dim,
+      Access<T, kVector>::store(tensors->results[r] + start, word, dim,
                                 Element<T>::pack(results.values[r].v));
     }
   }
 
   METAL_FUNC Values load(device const T* row) const {
     Values result;
-    Element<T>::unpack(Access<T, kVector>::load(row, word, params->dim), result.v);
+    Element<T>::unpack(Access<T, kVector>::load(row + start, word, dim), result.v);
+    return result;
+  }
+
+  // An element for both of a pair of neighbours.
+  METAL_FUNC Values each_twice(int t) const {
+    Values result = filled(0.0f);
+    const uint first = word * Element<T>::kPerWord;
+#pragma unroll
+    for (int i = 0; i < Element<T>::kPerWord; i += 2) {
+      if (first + i < dim) {
+        result.v[i] = result.v[i + 1] = tensors->element(t, (first + i) / 2);
+      }
+    }
     return result;
   }
 };
@@ -98,6 +130,8 @@ METAL_FUNC Piece<Formula, T, kVector> piece_at(
   result.tensors = &tensors;
   result.prefetched = &prefetched;
   result.params = &params;
+  result.start = 0;
+  result.dim = params.dim;
   result.word = word;
   result.inverse_rms = 0.0f;
   return result;

@@ -75,6 +75,12 @@ struct Tensors {
     }
   }
 
+  // From an element of the row on.
+  METAL_FUNC device const void* from(int t, uint first) const {
+    const ulong bytes = ulong(first) * element_size(tensor_type(tensor_types, t));
+    return static_cast<device const uchar*>(tensors[t]) + bytes;
+  }
+
   // Inputs have the type of the results.
   METAL_FUNC device const T* input(int t) const { return static_cast<device const T*>(tensors[t]); }
 

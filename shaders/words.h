@@ -205,6 +205,25 @@ METAL_FUNC ValuesOf<T> operator-(ValuesOf<T> a, ValuesOf<T> b) {
   return a;
 }
 template <typename T>
+METAL_FUNC ValuesOf<T> operator-(ValuesOf<T> a) {
+#pragma unroll
+  for (int i = 0; i < Element<T>::kPerWord; ++i) {
+    a.v[i] = -a.v[i];
+  }
+  return a;
+}
+// (-b, a) for each pair (a, b) of neighbours.
+template <typename T>
+METAL_FUNC ValuesOf<T> quarter_turn(ValuesOf<T> a) {
+  ValuesOf<T> result;
+#pragma unroll
+  for (int i = 0; i < Element<T>::kPerWord; i += 2) {
+    result.v[i] = -a.v[i + 1];
+    result.v[i + 1] = a.v[i];
+  }
+  return result;
+}
+template <typename T>
 METAL_FUNC ValuesOf<T> operator*(ValuesOf<T> a, ValuesOf<T> b) {
 #pragma unroll
   for (int i = 0; i < Element<T>::kPerWord; ++i) {

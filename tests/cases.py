@@ -108,6 +108,7 @@ class Case:
     ones: int = 0  # dimensions of a scale of one element, beyond the last
     # Of the last leading dimensions, those that an operand has; along others it is broadcast.
     kept: Mapping[str, tuple[bool, ...]] = field(default_factory=dict)
+    rotated: float = 1.0  # how much of a row
     top_k: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
     constant: tuple[str, ...] = ()  # tensors whose elements are all alike
@@ -125,14 +126,20 @@ class Case:
 
     def _usual(self) -> dict[Role, tuple[int, ...]]:
         """Shapes by role."""
-        return shapes_of(self.leading, self.dim, self.scale, self.top_k)
+        shapes = shapes_of(self.leading, self.dim, self.scale, self.top_k)
+        pairs = int(self.rotated * (self.dim // 2))
+        columns = pairs * (2 if self.options.get("full_tables") else 1)
+        return shapes | {"angles": (*self.leading, columns)}
 
     def _unusual(self) -> dict[str, tuple[int, ...]]:
         """Those of tensors that have others."""
         op = OPS[self.op]
-        whole = op.named("scale") if self.scale != "dim" else []
+        usual, whole = self._usual(), op.named("scale") if self.scale != "dim" else []
         names = [name for name in self.kept if name not in whole]
-        shapes = {name: broadcast(self.leading, self.dim, self.kept[name]) for name in names}
+        shapes = {name: usual["angles"] for name in op.named("angles")}
+        for name in names:
+            columns = usual[op.tensors[name].role][-1]
+            shapes[name] = broadcast(self.leading, columns, self.kept[name])
         ones = op.named("scale") if self.scale == "one" else []
         return shapes | dict.fromkeys(ones, (1,) * (1 + self.ones))
 
@@ -189,6 +196,7 @@ class Case:
         yield from less(kept={})
         yield from less(missing=())
         yield from less(scale="dim")
+        yield from less(rotated=1.0)
         yield from less(top_k=1)
         if not self.layouts and not self.outs:
             yield from less(leading=())
@@ -224,9 +232,10 @@ def random_case(random: Random, op: Op | None = None, long_rows: float = 0.0) ->
         ones=random.choice([0, 0, 1, 2]),
         kept={
             name: tuple(random.choice([False, True]) for _ in range(random.randint(0, 4)))
-            for name in op.named("weight", "scale")
+            for name in op.named("weight", "scale", "angles")
             if random.choice([False, True])
         },
+        rotated=random.choice([1.0, 1.0, 0.5, 0.3]),
         top_k=random.randint(1, 5),
         options=_options(random, op, dim),
         constant=tuple(name for name in op.tensors if random.randint(0, 15) == 0),
@@ -264,6 +273,10 @@ def _options(random: Random, op: Op, dim: int) -> dict[str, Any]:
     if op.modulates:
         chosen["scale_offset"] = random.choice([1.0, 0.0, 0.5])
         chosen["modulation"] = random.choice(["steps", "addcmul", "once"])
+    if op.rotates:
+        chosen["interleaved"] = random.choice([False, True])
+        chosen["full_tables"] = random.choice([False, True])
+        chosen["rope_rounding"] = random.choice(["once", "products", "addcmul"])
     if op.activates:
         chosen["activation"] = random.choice(["none", "silu", "gelu_tanh", "sigmoid"])
     if op.gates:

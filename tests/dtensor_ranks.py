@@ -62,9 +62,10 @@ def run(rank: int, first: str, ops: list[str], store: str) -> None:
             call = op.call((4, 6), 16, torch.bfloat16, scale=scale, **groups)
             for placement in (Replicate(), Shard(0), Shard(1)):
                 assert_right(call, placement, placement)
-        operands = op.named("weight", "scale")
-        for shape in ((6, 16), (1, 6, 16), (4, 1, 16)):
-            call = op.call((4, 6), 16, shapes=dict.fromkeys(operands, shape))
+        operands = op.named("weight", "scale", "angles")
+        for leading in ((6,), (1, 6), (4, 1)):
+            shapes = {name: (*leading, op.columns(name, 16)) for name in operands}
+            call = op.call((4, 6), 16, shapes=shapes)
             for placement in (Shard(0), Shard(1)):
                 assert_right(call, placement, placement)
         # dim is gathered first, where every tensor has it as its third dimension

@@ -20,10 +20,10 @@ import torch_mlxnorm
 from torch_mlxnorm import reference
 from torch_mlxnorm._roles import OPS as TABLES
 
-Role = Literal["input", "experts", "weight", "scale", "routing_weights"]
+Role = Literal["input", "experts", "weight", "scale", "routing_weights", "angles"]
 ScaleKind = Literal["one", "dim", "rows"]
 
-# Which operands (weights, scale, routing weights) are float32 beside other inputs.
+# Which operands (weights, scale, routing weights, angles) are float32 beside other inputs.
 FLOAT32_OPERANDS: dict[str, slice] = {
     "none": slice(0),
     "all": slice(None),
@@ -111,6 +111,10 @@ class Op:
     def option_defaults(self) -> dict[str, Any]:
         return {a.name: a.default_value for a in self._arguments if a.name in self.option_names}
 
+    @cached_property
+    def rotates(self) -> bool:
+        return bool(self.named("angles"))
+
     def operands_beside(self, dtype: torch.dtype) -> dict[str, dict[str, Any]]:
         """The choices of OPERANDS that are not one another beside inputs of that dtype."""
         float32_differs = dtype != torch.float32 and len(self.operands) > 1
@@ -118,6 +122,10 @@ class Op:
 
     def named(self, *roles: Role) -> list[str]:
         return [t.name for t in self.tensors.values() if t.role in roles]
+
+    def columns(self, name: str, dim: int) -> int:
+        """Of a row of that tensor, where a row of the results has `dim`."""
+        return dim // 2 if self.tensors[name].role == "angles" else dim
 
     @cached_property
     def first(self) -> str:
@@ -131,7 +139,7 @@ class Op:
 
     @cached_property
     def operands(self) -> list[str]:
-        return self.named("weight", "scale", "routing_weights")
+        return self.named("weight", "scale", "routing_weights", "angles")
 
     @cached_property
     def optional(self) -> list[str]:
@@ -164,7 +172,8 @@ class Op:
         """`shapes` are those of tensors that have not the shape that is usual for their role.
         `float32` chooses among the operands. The others have the inputs' dtype or, if `mixed`, each
         the next one of DTYPES, from as many places past the inputs' on."""
-        usual, unusual = shapes_of(leading, dim, scale, top_k), shapes or {}
+        full = options.get("full_tables", False)
+        usual, unusual = shapes_of(leading, dim, scale, top_k, full), shapes or {}
         kinds = dict.fromkeys(self.tensors, dtype)
         for i, name in enumerate(self.operands if mixed else []):
             kinds[name] = DTYPES[(DTYPES.index(dtype) + mixed + i) % len(DTYPES)]
@@ -186,7 +195,7 @@ def broadcast(leading: Sequence[int], dim: int, kept: Sequence[bool]) -> tuple[i
 
 
 def shapes_of(
-    leading: Sequence[int], dim: int, scale: ScaleKind, top_k: int
+    leading: Sequence[int], dim: int, scale: ScaleKind, top_k: int, full_tables: bool = False
 ) -> dict[Role, tuple[int, ...]]:
     return {
         "input": (*leading, dim),
@@ -194,6 +203,7 @@ def shapes_of(
         "weight": (dim,),
         "scale": {"one": (1,), "dim": (dim,), "rows": (*leading, dim)}[scale],
         "routing_weights": (*leading, top_k),
+        "angles": (*leading, dim // 2 * (2 if full_tables else 1)),
     }
 
 
@@ -280,19 +290,22 @@ class Call:
         """Tensors with a row, or several, for each row of the results."""
         names = self.op.named("input", "experts", "routing_weights")
         if len(self.shape) > 1:
-            names += [name for name in self.broadcasting if self[name].shape == self.shape]
+            whole = self.shape[:-1]
+            names += [name for name in self.broadcasting if self[name].shape[:-1] == whole]
         return names
 
     @property
     def broadcasting(self) -> list[str]:
         """Operands that are there, and may be broadcast."""
-        return [n for n in self.op.named("weight", "scale") if self.tensors[n] is not None]
+        names = self.op.named("weight", "scale", "angles")
+        return [n for n in names if self.tensors[n] is not None]
 
     def with_leading(self, *leading: int) -> Call:
         """The same rows in other leading dimensions."""
         count = len(self.shape) - 1
         several = [n for n in self.broadcasting if self[n].shape[:-1].numel() != 1]
-        call = self.mapped(lambda t: t.expand(self.shape), several)
+        whole = self.shape[:-1]
+        call = self.mapped(lambda t: t.expand(*whole, t.shape[-1]), several)
         return call.mapped(lambda t: t.reshape(*leading, *t.shape[count:]), call.rowwise)
 
     def rows(self, index: Any) -> Call:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -82,6 +82,17 @@ class Interval:
 
     def __mul__(self, other: Interval) -> Interval:
         return _hull(a * b for a in self._ends for b in other._ends)
+
+    def __getitem__(self, index: object) -> Interval:
+        return Interval(self.low[index], self.high[index])
+
+    @staticmethod
+    def cat(parts: Sequence[Interval]) -> Interval:
+        """Along the last dimension."""
+        return Interval(
+            torch.cat([part.low for part in parts], -1),
+            torch.cat([part.high for part in parts], -1),
+        )
 
     def __truediv__(self, positive: Interval) -> Interval:
         return _hull(a / b for a in self._ends for b in positive._ends)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from oracle import GELU_ARGUMENT, Interval
 from torch import Tensor
 
-from torch_mlxnorm import Activation, CastingMode, Modulation, rms_norm
+from torch_mlxnorm import Activation, CastingMode, Modulation, RopeRounding, rms_norm
 
 V = TypeVar("V")
 Operands = Mapping[str, Any]
@@ -28,6 +28,7 @@ class Steps(Protocol[V]):
     def activated(self, scale: V) -> V: ...
     def modulated(self, x: V, scale: V, shift: V | None) -> V: ...
     def gated_norm(self, x: V, gate: V, weight: V | None) -> V: ...
+    def rotated(self, y: V, cos: V, sin: V) -> V: ...
     def expert_sum(self, experts: V, routing_weights: V) -> V: ...
 
 
@@ -48,6 +49,10 @@ def _rms_norm_modulate(do: Steps[V], t: Operands) -> tuple[V, ...]:
 
 def _gated_rms_norm(do: Steps[V], t: Operands) -> tuple[V, ...]:
     return (do.gated_norm(t["x"], t["gate"], t["weight"]),)
+
+
+def _rms_norm_rope(do: Steps[V], t: Operands) -> tuple[V, ...]:
+    return (do.rotated(do.norm(t["x"], t["weight"]), t["cos"], t["sin"]),)
 
 
 def _rms_norm_triple(do: Steps[V], t: Operands) -> tuple[V, ...]:
@@ -97,6 +102,7 @@ FORMULAS: dict[str, Callable[[Steps[Any], Operands], tuple[Any, ...]]] = {
     "rms_norm_mul": _rms_norm_mul,
     "rms_norm_modulate": _rms_norm_modulate,
     "gated_rms_norm": _gated_rms_norm,
+    "rms_norm_rope": _rms_norm_rope,
     "rms_norm_triple": _rms_norm_triple,
     "add_rms_norm": _add_rms_norm,
     "rms_norm_add": _rms_norm_add,
@@ -123,6 +129,9 @@ class Options:
     modulation: Modulation = "steps"
     norm_before_gate: bool = False
     group_size: int = 0
+    interleaved: bool = False
+    full_tables: bool = False
+    rope_rounding: RopeRounding = "once"
 
 
 def in_groups(group_size: int, *tensors: Tensor | None) -> list[Any]:
@@ -134,6 +143,20 @@ def _fitted(factor: Tensor, x: Tensor) -> Tensor:
     """One element, or what broadcasts to x, to multiply x. Never 0-d: PyTorch would round that to
     x's dtype. Never of more dimensions than x."""
     return factor if 0 < factor.dim() <= x.dim() else factor.reshape(factor.shape[-1:] or (1,))
+
+
+def _turns(options: Options, dim: int, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For each rotated element of a row its partner, and what they are multiplied by."""
+    full = options.full_tables or 2 * cos.shape[-1] > dim
+    count = cos.shape[-1] * (1 if full else 2)
+    i = torch.arange(count)
+    if options.interleaved:
+        pair, is_first, partner = i // 2, i % 2 == 0, i ^ 1
+    else:
+        half = count // 2
+        pair, is_first, partner = i % max(half, 1), i < half, (i + half) % max(count, 1)
+    column = i if full else pair
+    return partner, cos[..., column], torch.where(is_first, -1, 1) * sin[..., column]
 
 
 def activate(activation: Activation, t: Tensor) -> Tensor:
@@ -208,6 +231,16 @@ class Chain:
         else:
             result = self.norm(x.float() * gate, weight).to(x.dtype)
         return result.flatten(-2)
+
+    def rotated(self, y: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        partner, c, s = _turns(self.options, y.shape[-1], cos.cpu().float(), sin.cpu().float())
+        on_cpu = y.cpu().float()
+        a, b = on_cpu[..., : len(partner)] * c, on_cpu[..., partner] * s
+        if self.options.rope_rounding != "once":
+            a = a.to(y.dtype).float()
+        if self.options.rope_rounding == "products":
+            b = b.to(y.dtype).float()
+        return torch.cat([a + b, on_cpu[..., len(partner) :]], -1).to(y.dtype).to(y.device)
 
     def expert_sum(self, experts: Tensor, routing_weights: Tensor) -> Tensor:
         """A fused multiply-add for each expert."""
@@ -293,6 +326,15 @@ class Bounds:
         lost = lost.any(dim=-1, keepdim=True)
         self.overflows.append((self.overflows.pop() | lost).expand(x.shape).flatten(-2))
         return self.R(Interval(result.low.flatten(-2), result.high.flatten(-2)))
+
+    def rotated(self, y: Interval, cos: Tensor, sin: Tensor) -> Interval:
+        partner, c, s = _turns(self.options, y.low.shape[-1], cos.cpu(), sin.cpu())
+        a, b = y[..., : len(partner)] * Interval.of(c), y[..., partner] * Interval.of(s)
+        if self.options.rope_rounding != "once":
+            a = self.R(a)
+        if self.options.rope_rounding == "products":
+            b = self.R(b)
+        return Interval.cat([self.R(a + b), y[..., len(partner) :]])
 
     def expert_sum(self, experts: Tensor, routing_weights: Tensor) -> Interval:
         e, w = _interval(experts).low, _interval(routing_weights).low

@@ -45,7 +45,7 @@ def mistakes(op: Op) -> Iterator[Mistake]:
     """What may be wrong with a call of two rows, dim 8 and three experts, in float16."""
     first, role = op.first, op.tensors[op.first].role
     shapes: dict[Role, tuple[int, ...]] = {"input": (2, 8), "experts": (2, 3, 8)}
-    shapes |= {"weight": (8,), "scale": (8,), "routing_weights": (2, 3)}
+    shapes |= {"weight": (8,), "scale": (8,), "routing_weights": (2, 3), "angles": (2, 4)}
     like = f"{first} without top_k" if role == "experts" else f"as {first}"
 
     def of(name: str, *wrong: int, expected: str, got: object = None) -> Mistake:
@@ -89,6 +89,8 @@ def mistakes(op: Op) -> Iterator[Mistake]:
     for name in op.named("routing_weights"):
         for wrong in ((2, 4), (3,), (2, 3, 1)):
             yield of(name, *wrong, expected=f"shape [2, 3] ({first}.shape[:-1])")
+    for name in op.named("angles"):
+        yield from wrong_angles(op, name)
 
     text = 'casting_mode must be "gemma" or "llama", got "qwen"'
     make = lambda call: call.under(casting_mode="qwen")()  # noqa: E731
@@ -103,6 +105,11 @@ def mistakes(op: Op) -> Iterator[Mistake]:
             text = f"group_size must be 0, or divide the last dimension of x, 8, got {wrong}"
             make = lambda call, wrong=wrong: call.under(group_size=wrong)()  # noqa: E731
             yield Mistake(f"group_size: {wrong}", RuntimeError, text, make)
+
+    if op.rotates:
+        text = 'rope_rounding must be "once", "products" or "addcmul", got "twice"'
+        make = lambda call: call.under(rope_rounding="twice")()  # noqa: E731
+        yield Mistake("rope_rounding", ValueError, text, make)
 
     if op.modulates:
         text = 'modulation must be "steps", "addcmul" or "once", got "fused"'
@@ -124,6 +131,31 @@ def mistakes(op: Op) -> Iterator[Mistake]:
             text = f"{name} must have {text}, got strides {list(strides)} for shape [2, 8]"
             make = out_replaced(i, lambda out, s=strides: out.new_empty(16).as_strided((2, 8), s))
             yield Mistake(f"{name}: {what}", RuntimeError, text, make)
+
+
+def wrong_angles(op: Op, name: str) -> Iterator[Mistake]:
+    """Beside rows [2, 8] and other angles [2, 4]."""
+    for full, wrong in itertools.chain(
+        ((False, shape) for shape in ((3, 4), (2, 1, 4), (0, 4))),
+        ((True, shape) for shape in ((2, 9), (2, 3), (3, 4), (2, 1, 8))),
+        ((False, shape) for shape in ((2, 5), (3, 8), (2, 10))),  # wider than half a row
+    ):
+        most = "an even last dimension of" if full or wrong[-1] > 4 else "a last dimension of"
+        most += " at most 8" if most.startswith("an") else " at most half of 8"
+        text = f"{name} must have {most} and leading dimensions that broadcast to those of [2, 8] "
+        text += f"(as {op.first}), got shape "
+
+        def make(call: Call, full: bool = full, wrong: tuple[int, ...] = wrong) -> object:
+            device = call[op.first].device
+            return call.having(**{name: torch.ones(wrong, device=device)}).under(full_tables=full)()
+
+        yield Mistake(f"{name}: {wrong}", RuntimeError, text + str(list(wrong)), make)
+    text = f"{name} must have at least 1 dimension, got a 0-d tensor"
+    yield Mistake(f"{name}: 0-d", RuntimeError, text, replaced(name))
+    first, *others = op.named("angles")
+    if name in others:
+        text = f"{name} must have a last dimension of 4 (as {first}), got shape [2, 3]"
+        yield Mistake(f"{name}: too few", RuntimeError, text, replaced(name, 2, 3))
 
 
 @each_op

@@ -75,7 +75,7 @@ def test_strided_operands(device: str, op: Op) -> None:
     """What all rows share."""
     call = op.call((3,), 40, torch.float32, device)
     shared = op.named("weight", "scale")
-    strided = call.mapped(lambda t: differently_laid_out(t, 2), shared)
+    strided = call.mapped(lambda t: differently_laid_out(t, 2), [*shared, *op.named("angles")])
     assert_all_same_bits(strided(), call())
     expanded = call.mapped(lambda t: t[:1].expand(40), shared)
     assert_all_same_bits(expanded(), expanded.mapped(lambda t: t.contiguous())())
@@ -104,15 +104,16 @@ KEPT = [kept for rank in range(4) for kept in itertools.product([False, True], r
 def test_what_is_broadcast_is_read_where_it_is(device: str, op: Op, operands: str) -> None:
     """Along any dimensions, each operand along others."""
     for i in range(len(KEPT)):
-        kept = {name: KEPT[i - 4 * n] for n, name in enumerate(op.named("weight", "scale"))}
-        shapes = {name: broadcast(LEADING, 40, k) for name, k in kept.items()}
+        names = op.named("weight", "scale", "angles")
+        kept = {name: KEPT[i - 4 * n] for n, name in enumerate(names)}
+        shapes = {name: broadcast(LEADING, op.columns(name, 40), k) for name, k in kept.items()}
         call = op.call(LEADING, 40, torch.float16, device, shapes=shapes, **OPERANDS[operands])
         outs = call.empty_outs()
         with torch.autograd.profiler.profile() as profile:
             call(out=outs)
         assert not [event.name for event in profile.function_events if "aten::" in event.name]
         assert_all_same_bits(outs, check(call))
-        whole = call.mapped(lambda t: t.expand(*LEADING, 40).contiguous(), list(shapes))
+        whole = call.mapped(lambda t: t.expand(*LEADING, -1).contiguous(), names)
         assert_all_same_bits(outs, whole())
 
 
@@ -121,7 +122,8 @@ def test_what_is_broadcast_along_alternating_dimensions(device: str, op: Op) -> 
     """More of them than a layout has."""
     leading = (2, 3, 2, 3, 2)
     for kept in itertools.product([False, True], repeat=len(leading)):
-        shapes = dict.fromkeys(op.named("weight", "scale"), broadcast(leading, 20, kept))
+        names = op.named("weight", "scale", "angles")
+        shapes = {name: broadcast(leading, op.columns(name, 20), kept) for name in names}
         check(op.call(leading, 20, torch.bfloat16, device, shapes=shapes))
 
 

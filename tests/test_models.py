@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from tensors import randn, type_id
 from torch import Tensor
 
-from torch_mlxnorm import gated_rms_norm, rms_norm_modulate
+from torch_mlxnorm import gated_rms_norm, rms_norm_modulate, rms_norm_rope
 
 EQUAL = {torch.bfloat16: 0.9999, torch.float16: 0.999}
 
@@ -22,6 +22,24 @@ def diffusers_norm(x: Tensor, eps: float = 1e-6) -> Tensor:
     """diffusers.models.normalization.RMSNorm without a weight."""
     variance = x.to(torch.float32).pow(2).mean(-1, keepdim=True)
     return (x * torch.rsqrt(variance + eps)).to(x.dtype)
+
+
+def transformers_norm(x: Tensor, weight: Tensor, eps: float = 1e-6) -> Tensor:
+    """transformers' Qwen3RMSNorm and diffusers' RMSNorm with a weight."""
+    variance = x.float().pow(2).mean(-1, keepdim=True)
+    return weight * (x.float() * torch.rsqrt(variance + eps)).to(x.dtype)
+
+
+def rotate_half(x: Tensor) -> Tensor:
+    """transformers'."""
+    x1, x2 = x[..., : x.shape[-1] // 2], x[..., x.shape[-1] // 2 :]
+    return torch.cat((-x2, x1), dim=-1)
+
+
+def rotate_neighbours(x: Tensor) -> Tensor:
+    """In diffusers' apply_rotary_emb, and transformers' rotate_half of GLM-4."""
+    real, imag = x.unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack([-imag, real], dim=-1).flatten(-2)
 
 
 @dataclass(frozen=True)
@@ -102,6 +120,55 @@ def kimi_linear(x: Tensor, gate: Tensor, weight: Tensor) -> Tensor:
 
 QWEN_NEXT = {"norm_before_gate": True, "casting_mode": "llama"}
 
+
+def rope(**options: Any) -> Callable[..., Tensor]:
+    usual = {"casting_mode": "llama", "round_intermediates": True}
+    return lambda *inputs: rms_norm_rope(*inputs, **usual | options)
+
+
+def heads(
+    dtype: torch.dtype, tables: torch.dtype, rotated: int, interleaved: bool
+) -> tuple[Tensor, ...]:
+    """[batch, heads, tokens, dim], a weight, and tables [batch, 1, tokens, rotated]."""
+    positions = torch.arange(64.0).view(1, 1, -1, 1)
+    angles = positions * 10_000.0 ** -torch.arange(0, 1, 2 / rotated)
+    angles = angles.repeat_interleave(2, -1) if interleaved else torch.cat([angles, angles], -1)
+    return (
+        randn(2, 4, 64, 128, dtype=dtype),
+        1 + 0.1 * randn(128, dtype=dtype, seed=1),
+        angles.cos().to(tables),
+        angles.sin().to(tables),
+    )
+
+
+def flux(q: Tensor, weight: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    q = transformers_norm(q, weight)
+    return (q.float() * cos + rotate_neighbours(q).float() * sin).to(q.dtype)
+
+
+def transformers(q: Tensor, weight: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    q = transformers_norm(q, weight)
+    front, rest = q[..., : cos.shape[-1]], q[..., cos.shape[-1] :]
+    return torch.cat([front * cos + rotate_half(front) * sin, rest], dim=-1)
+
+
+def comfy(q: Tensor, weight: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """comfy-kitchen's halves."""
+    q = transformers_norm(q, weight)
+    return torch.addcmul(q * cos, rotate_half(q), sin)
+
+
+def summands(turned: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    """What elements of a pair add up to, their signs left out."""
+
+    def of(q: Tensor, weight: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        y = transformers_norm(q, weight).double().abs()
+        front, rest = y[..., : cos.shape[-1]], y[..., cos.shape[-1] :]
+        return torch.cat([front + turned(front).abs(), rest], dim=-1)
+
+    return of
+
+
 MODELS = {
     "Mamba2": Model(
         ssm(4096, rows=32),
@@ -132,6 +199,48 @@ MODELS = {
         kimi_linear,
         gated(norm_before_gate=True, activation="sigmoid"),
         gated(activation="sigmoid"),
+    ),
+    "Qwen3": Model(
+        lambda dtype: heads(dtype, dtype, 128, interleaved=False),
+        transformers,
+        rope(rope_rounding="products"),
+        rope(),
+        summands(rotate_half),
+    ),
+    "Flux, diffusers": Model(
+        lambda dtype: heads(dtype, torch.float32, 128, interleaved=True),
+        flux,
+        rope(interleaved=True),
+        rope(interleaved=True, rope_rounding="products"),
+        summands(rotate_neighbours),
+    ),
+    "Flux, halves": Model(
+        lambda dtype: heads(dtype, torch.float32, 128, interleaved=True),
+        flux,
+        rope(interleaved=True),
+        rope(),
+        summands(rotate_neighbours),
+    ),
+    "GLM-4.5": Model(
+        lambda dtype: heads(dtype, dtype, 64, interleaved=False),
+        transformers,
+        rope(full_tables=True, rope_rounding="products"),
+        rope(full_tables=True, rope_rounding="addcmul"),
+        summands(rotate_half),
+    ),
+    "GLM-4.5, half of its tables": Model(
+        lambda dtype: heads(dtype, dtype, 64, interleaved=False),
+        transformers,
+        lambda q, w, cos, sin: rope(rope_rounding="products")(q, w, cos[..., :32], sin[..., :32]),
+        rope(rope_rounding="products"),  # as if they were halves, of tables for all of a row
+        summands(rotate_half),
+    ),
+    "halves, comfy-kitchen": Model(
+        lambda dtype: heads(dtype, dtype, 128, interleaved=False),
+        comfy,
+        rope(rope_rounding="addcmul"),
+        rope(rope_rounding="products"),
+        summands(rotate_half),
     ),
     "LTX, diffusers": Model(
         ltx,

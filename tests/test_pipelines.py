@@ -88,6 +88,9 @@ OPTIONS = {
     "round_intermediates": True,
     "activation": "sigmoid",
     "norm_before_gate": True,
+    "interleaved": True,
+    "full_tables": True,
+    "rope_rounding": "products",
 }
 
 
@@ -98,8 +101,7 @@ def options_of(op: Op) -> dict[str, Any]:
 @pytest.mark.parametrize("float32", ["none", "all", "even"])
 @each_op
 def test_warm_up_has_the_options_of_calls(simulated_mps: str, op: Op, float32: str) -> None:
-    call = op.call((2,), 328, torch.float16, "mps", float32=float32, scale="dim")
-    call = call.under(**options_of(op))
+    call = op.call((2,), 328, torch.float16, "mps", float32=float32, scale="dim", **options_of(op))
     operand_dtypes: Any = {name: call[name].dtype for name in op.operands}
     if float32 == "all":
         operand_dtypes = torch.float32

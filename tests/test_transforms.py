@@ -95,8 +95,9 @@ def test_vmap_over_what_rows_share(device: str, op: Op) -> None:
 )
 @each_op
 def test_vmap_over_what_is_broadcast(device: str, op: Op, shape: tuple[int, ...]) -> None:
-    names = op.named("weight", "scale")
-    call = op.call((2, 3), 24, torch.float32, device, shapes=dict.fromkeys(names, shape))
+    names = op.named("weight", "scale", "angles")
+    shapes = {name: (*shape[:-1], op.columns(name, shape[-1])) for name in names}
+    call = op.call((2, 3), 24, torch.float32, device, shapes=shapes)
     for dim in [None, *range(len(shape) + 1)]:
         for others in ([], op.inputs, names):
             dims: dict[str, int | None] = dict.fromkeys(others, 0) | {names[0]: dim}
@@ -104,10 +105,20 @@ def test_vmap_over_what_is_broadcast(device: str, op: Op, shape: tuple[int, ...]
                 assert_folded(batched(call, dims), dims)
 
 
+@each_op_that(lambda op: op.rotates)
+def test_vmap_over_one_angle(device: str, op: Op) -> None:
+    """Of one pair: not of all elements, as one element of a scale is."""
+    names = op.named("angles")
+    call = op.call((4,), 6, torch.float32, device, shapes=dict.fromkeys(names, (1,)))
+    for others in ([], op.inputs):
+        dims: dict[str, int | None] = dict.fromkeys((*names, *others), 0)
+        assert_folded(batched(call, dims), dims)
+
+
 @each_op
 def test_vmap_does_not_broadcast_to_the_batch(op: Op) -> None:
-    for name in op.named("weight", "scale"):
-        call = op.call((4,), 24, shapes={name: (BATCH, 4, 24)})
+    for name in op.named("weight", "scale", "angles"):
+        call = op.call((4,), 24, shapes={name: (BATCH, 4, op.columns(name, 24))})
         dims: dict[str, int | None] = dict.fromkeys(op.inputs, 0)
         with pytest.raises(RuntimeError, match=f"{name} must have no more dimensions than"):
             vmapped(batched(call, dims), dims)

@@ -66,6 +66,9 @@ def test_options(
         places = itertools.product([False, True], [0, 32])
         places = [{"norm_before_gate": after, "group_size": size} for after, size in places]
         own = [one | place for one in own for place in places]
+    if op.rotates:
+        rotations = itertools.product([False, True], [False, True], ["once", "products", "addcmul"])
+        own = [{"interleaved": i, "full_tables": f, "rope_rounding": r} for i, f, r in rotations]
     for scale, more in itertools.product(op.scale_kinds, own):
         for dim, weight_offset, mixed in [(96, 0.0, 1), (96, 1.0, 0), (2816, 1.0, 2)]:
             options["weight_offset"] = weight_offset

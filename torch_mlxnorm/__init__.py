@@ -10,6 +10,7 @@ from torch_mlxnorm.functional import (
     Activation,
     CastingMode,
     Modulation,
+    RopeRounding,
     add_rms_norm,
     fused_moe_wsum_post_ff_norm2_endlayer,
     fused_post_attn_triple_norm,
@@ -20,6 +21,7 @@ from torch_mlxnorm.functional import (
     rms_norm_add_rms_norm,
     rms_norm_modulate,
     rms_norm_mul,
+    rms_norm_rope,
     rms_norm_triple,
 )
 from torch_mlxnorm.modules import RMSNorm
@@ -33,6 +35,7 @@ __all__ = [
     "Modulation",
     "RMSNorm",
     "RmsNormRecord",
+    "RopeRounding",
     "__version__",
     "add_rms_norm",
     "compiled_kernels",
@@ -45,6 +48,7 @@ __all__ = [
     "rms_norm_add_rms_norm",
     "rms_norm_modulate",
     "rms_norm_mul",
+    "rms_norm_rope",
     "rms_norm_triple",
     "warm_up",
 ]

@@ -136,8 +136,8 @@ def make_call(
     scale: ScaleKind = "dim",
     **options: Any,
 ) -> Call:
-    """With random tensors, the same in every run. `operand_dtype` is that of weights, scales and
-    routing weights (None: `dtype`)."""
+    """With random tensors, the same in every run. `operand_dtype` is that of weights, scales,
+    routing weights and angles (None: `dtype`)."""
     generator = torch.Generator().manual_seed(rows * dim)
 
     def normal(*shape: int) -> Tensor:
@@ -150,6 +150,7 @@ def make_call(
         "experts": lambda: realistic([rows, TOP_K, dim], dtype, generator),
         "weight": lambda: normal(dim).to(operand_dtype),
         "scale": lambda: normal(*scale_shape).to(operand_dtype),
+        "angles": lambda: normal(rows, dim // 2).sin().to(operand_dtype),
         "routing_weights": lambda: normal(rows, TOP_K).softmax(-1).to(operand_dtype),
     }
     tensors = {

@@ -18,6 +18,7 @@ class Rows(NamedTuple):
 
     dimensions: int  # the last ones, which belong to a row
     broadcasts: bool  # the others, to the leading dimensions of the results; else they are those
+    may_be_scalar: bool  # it may have one element instead
 
 
 ROLES: dict[Role, Rows] = {role: Rows(*rows) for role, rows in _C.roles().items()}
@@ -59,7 +60,7 @@ def is_written(op: torch._ops.OpOverload, name: str) -> bool:
 
 def rows_of(op: torch._ops.OpOverload, name: str) -> Rows:
     """Of an argument that is a tensor."""
-    return Rows(1, False) if is_written(op, name) else ROLES[OPS[name_of(op)][name]]
+    return Rows(1, False, False) if is_written(op, name) else ROLES[OPS[name_of(op)][name]]
 
 
 def leading_dimensions(op: torch._ops.OpOverload, shapes: Mapping[str, torch.Size]) -> int:

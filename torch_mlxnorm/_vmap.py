@@ -55,11 +55,13 @@ class _Rule:
                     f"{self.op._schema.name}: vmap: {name} must be batched, as an input is; it "
                     "cannot hold the results of the whole batch"
                 )
-            if not rows_of(self.op, name).broadcasts:
+            rows = rows_of(self.op, name)
+            if not rows.broadcasts:
                 given[name] = _with_batch(given[name], dim, batch)
                 continue
             operand = given[name].unsqueeze(0) if dim is None else given[name].movedim(dim, 0)
-            if dim is not None and shapes[name].numel() == 1:  # for all elements of a slice
+            one = rows.may_be_scalar and shapes[name].numel() == 1
+            if dim is not None and one:  # for all elements of a slice
                 operand = operand.reshape(batch, 1).expand(batch, last)
             missing = leading + 2 - operand.dim()
             if missing >= 0:

@@ -12,9 +12,10 @@ for all of them. Beyond that, the other operators have in common:
   broadcast. Each has strides of its own. Results have their shape and dtype, and
   are rounded once, when they are written; everything before is float32.
 - **Weights** are ``[dim]``, or of a shape that ends in dim and broadcasts to the results', such
-  as ``[heads, dim]``. Weights, ``scale``, ``layer_scalar`` and ``routing_weights`` are, each
-  for itself, float32, float16 or bfloat16, whatever the inputs are, whose dtype the results
-  keep. ``weight_offset`` is added to every weight, ``casting_mode`` holds inside every ``N``.
+  as ``[heads, dim]``. Weights, ``scale``, ``layer_scalar``, ``routing_weights``, ``cos`` and
+  ``sin`` are, each for itself, float32, float16 or bfloat16, whatever the inputs are, whose dtype
+  the results keep. ``weight_offset`` is added to every weight, ``casting_mode`` holds inside every
+  ``N``.
 - **scale, shift and layer_scalar** are that, or have one element in any shape. ``[rows, 1]`` is an
   error: nothing is broadcast along a row.
 - **round_intermediates** ``False`` keeps float32 between the steps, which is more accurate: a
@@ -41,6 +42,7 @@ from torch import Tensor
 Activation = Literal["none", "silu", "gelu_tanh", "sigmoid"]
 CastingMode = Literal["gemma", "llama"]
 Modulation = Literal["steps", "addcmul", "once"]
+RopeRounding = Literal["once", "products", "addcmul"]
 
 
 def _options(
@@ -54,6 +56,9 @@ def _options(
     modulation: Modulation = "steps",
     norm_before_gate: bool = False,
     group_size: int = 0,
+    interleaved: bool = False,
+    full_tables: bool = False,
+    rope_rounding: RopeRounding = "once",
 ) -> dict[str, Any]:
     """What differs from the defaults. A keyword argument costs the dispatcher as much time as the
     norm of a short row."""
@@ -76,6 +81,12 @@ def _options(
         options["norm_before_gate"] = norm_before_gate
     if group_size != 0:
         options["group_size"] = group_size
+    if interleaved:
+        options["interleaved"] = True
+    if full_tables:
+        options["full_tables"] = True
+    if rope_rounding != "once":
+        options["rope_rounding"] = rope_rounding
     return options
 
 
@@ -113,6 +124,7 @@ _rms_norm = _bind("rms_norm")
 _rms_norm_mul = _bind("rms_norm_mul")
 _rms_norm_modulate = _bind("rms_norm_modulate")
 _gated_rms_norm = _bind("gated_rms_norm")
+_rms_norm_rope = _bind("rms_norm_rope")
 _rms_norm_triple = _bind("rms_norm_triple")
 _add_rms_norm = _bind("add_rms_norm")
 _rms_norm_add = _bind("rms_norm_add")
@@ -326,6 +338,67 @@ def gated_rms_norm(
     if activation != "silu":
         options["activation"] = activation
     return _gated_rms_norm((x, gate, weight, eps), options, out)
+
+
+def rms_norm_rope(
+    x: Tensor,
+    weight: Tensor | None,
+    cos: Tensor,
+    sin: Tensor,
+    eps: float | None = 1e-6,
+    *,
+    interleaved: bool = False,
+    full_tables: bool = False,
+    rope_rounding: RopeRounding = "once",
+    weight_offset: float = 0.0,
+    casting_mode: CastingMode = "gemma",
+    round_intermediates: bool = False,
+    out: Tensor | None = None,
+) -> Tensor:
+    """The norm of a head, and rotary position embedding::
+
+        y = R(N(x, weight))
+        y0, y1 = y[..., :r/2], y[..., r/2:r]     # or y[..., 0:r:2], y[..., 1:r:2], interleaved
+        out = y0 * cos - y1 * sin, y1 * cos + y0 * sin, y[..., r:]
+
+    in the places of ``y0``, ``y1`` and the rest, which passes through.
+
+    Args:
+        x: ``[..., dim]``, float32, float16 or bfloat16: ``[batch, tokens, heads, dim]`` as well as
+            ``[batch, heads, tokens, dim]``.
+        weight: ``[dim]``, what broadcasts to x's shape, or ``None``.
+        cos, sin: ``[..., r/2]``, with leading dimensions that broadcast to x's, such as
+            ``[tokens, 1, r/2]`` or ``[batch, 1, tokens, r/2]``, each of its own dtype.
+        interleaved: pairs are neighbours, not an element of either half.
+        full_tables: cos and sin are ``[..., r]``, an element for each of x's, and those of a pair
+            may differ. Tables wider than ``dim/2`` always are; of narrower ones the shape does not
+            tell: ``dim/2`` columns rotate all of a row, or half of it with full tables.
+        rope_rounding: where ``round_intermediates`` rounds, after y: ``"once"``, only the result,
+            as code with float32 tables does; ``"products"``, ``R(y0 * cos) - R(y1 * sin)``, as
+            transformers does with tables in x's dtype; ``"addcmul"``, ``R(y0 * cos) - y1 * sin``,
+            as :func:`torch.addcmul`.
+        eps, weight_offset, casting_mode: see :func:`rms_norm`.
+        round_intermediates, out: see :mod:`torch_mlxnorm.functional`.
+
+    Returns:
+        x's shape and dtype.
+
+    Raises:
+        ValueError: ``rope_rounding`` is not one of its names.
+        RuntimeError: ``r`` is odd or larger than ``dim``, or not the same in cos and sin.
+        Otherwise as :func:`rms_norm`.
+
+    Source: beyond mlx-native 0.9.0, which has no op like it.
+    """
+    options = _options(
+        weight_offset,
+        casting_mode,
+        round_intermediates,
+        interleaved=interleaved,
+        full_tables=full_tables,
+        rope_rounding=rope_rounding,
+    )
+    return _rms_norm_rope((x, weight, cos, sin, eps), options, out)
 
 
 def rms_norm_triple(

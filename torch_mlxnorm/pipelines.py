@@ -19,7 +19,7 @@ from torch import Tensor
 
 from torch_mlxnorm import functional
 from torch_mlxnorm._roles import INPUTS, OPS
-from torch_mlxnorm.functional import Activation, CastingMode, Modulation
+from torch_mlxnorm.functional import Activation, CastingMode, Modulation, RopeRounding
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -61,6 +61,9 @@ def warm_up(
     activation: Activation | None = None,
     modulation: Modulation = "steps",
     norm_before_gate: bool = False,
+    interleaved: bool = False,
+    full_tables: bool = False,
+    rope_rounding: RopeRounding = "once",
     casting_mode: CastingMode = "gemma",
     round_intermediates: bool = False,
     unaligned: bool = False,
@@ -79,8 +82,8 @@ def warm_up(
         ops: operators by name or as functions of this package; ``None`` means all.
         dtypes: of the inputs: float32, float16 or bfloat16.
         dims: sizes of the last dimension, or of its groups (``group_size``), at least 1.
-        operand_dtypes: of weights, scales and routing weights: one for all, or by the name of the
-            argument. ``None``, or a name left out, means the inputs' dtype.
+        operand_dtypes: of weights, scales, routing weights and angles: one for all, or by the name
+            of the argument. ``None``, or a name left out, means the inputs' dtype.
         missing: names of optional arguments (``weight``, ``weight_c``, ``scale``, …) that the calls
             leave out, in the ops that have them. ``None`` means any of them, in every combination.
         scale: whether ``scale``, ``shift`` and ``layer_scalar`` have ``"one"`` element or
@@ -89,9 +92,11 @@ def warm_up(
             of each.
         modulation: of :func:`rms_norm_modulate`.
         norm_before_gate: of :func:`gated_rms_norm`.
+        interleaved, full_tables, rope_rounding: of :func:`rms_norm_rope`.
         casting_mode, round_intermediates: see :func:`rms_norm`, for the ops that have them.
         unaligned: also for tensors in which some row does not start on a 16-byte boundary, as in a
-            slice ``x[:, 1:]``.
+            slice ``x[:, 1:]``, or of which a part is rotated whose halves are no multiples of 16
+            bytes.
         device: ``None`` means MPS where it is available. On others there is nothing to compile: the
             arguments are checked.
 
@@ -122,6 +127,9 @@ def warm_up(
     choices = {
         "modulation": modulation,
         "norm_before_gate": str(bool(norm_before_gate)),
+        "interleaved": str(bool(interleaved)),
+        "full_tables": str(bool(full_tables)),
+        "rope_rounding": rope_rounding,
         "casting_mode": casting_mode,
         "round_intermediates": str(bool(round_intermediates)),
     }

@@ -125,6 +125,28 @@ def gated_rms_norm(x, gate, weight, norm_before_gate, group_size, activation, N,
     return R(of_groups(x)) * gate if norm_before_gate else of_groups(x * gate)
 
 
+@_defines(functional.rms_norm_rope)
+def rms_norm_rope(x, weight, cos, sin, interleaved, full_tables, rope_rounding, N, R):
+    """``N(x, weight)``, the pairs at the front of each row rotated."""
+
+    def pairs(t):
+        return (t[..., ::2], t[..., 1::2]) if interleaved else t.chunk(2, dim=-1)
+
+    def product(y, factor, rounded):
+        return R(y * factor) if rounded else y * factor
+
+    y = R(N(x, weight))
+    full_tables = full_tables or 2 * cos.shape[-1] > x.shape[-1]
+    rotated = cos.shape[-1] * (1 if full_tables else 2)
+    y0, y1 = pairs(y[..., :rotated])
+    (c0, c1), (s0, s1) = (pairs(t) if full_tables else (t, t) for t in (cos, sin))
+    first, second = rope_rounding != "once", rope_rounding == "products"
+    z0 = product(y0, c0, first) - product(y1, s0, second)
+    z1 = product(y1, c1, first) + product(y0, s1, second)
+    front = torch.stack([z0, z1], dim=-1).flatten(-2) if interleaved else torch.cat([z0, z1], -1)
+    return torch.cat([front, y[..., rotated:]], dim=-1)
+
+
 @_defines(functional.rms_norm_triple)
 def rms_norm_triple(x, weight_a, weight_b, weight_c, N):
     """``N(x, weight_a), N(x, weight_b), N(x, weight_c)``."""

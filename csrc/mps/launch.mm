@@ -53,6 +53,7 @@ NormParams params_of(const NormLayout& layout, const NormOptions& options) {
   std::copy_n(layout.results, kMaxResults, params.results);
   params.expert_stride = layout.expert_stride;
   params.dim = uint32_t(layout.dim);
+  params.rotated = uint32_t(layout.rotated);
   params.top_k = uint32_t(layout.top_k);
   params.inverse_dim = inverse_of(layout.dim);
   params.eps = options.eps;
@@ -112,6 +113,8 @@ bool all_aligned(const OpTable& op, const NormLayout& layout, const TensorPointe
 
 Launch make_launch(const OpTable& op, const NormLayout& layout, const NormOptions& options,
                    bool aligned) {
+  // Halves that are rotated are cut into words of their own.
+  aligned = aligned && layout.rotated / 2 * size_of(layout.dtype) % kWordBytes == 0;
   const Plan plan = plan_rows(layout.dtype, layout.rows, layout.dim, aligned, chosen_access());
   return {pipeline(key_of(op, layout, options, plan)), plan.threads, dispatches(plan, layout.rows),
           params_of(layout, options)};

@@ -74,7 +74,8 @@ class MpsRecord : public RmsNormRecord {
   std::optional<Launch> unaligned_;
 };
 
-// Of calls with tensors of these dtypes, inputs of `like`'s. Rows are close together.
+// Of calls with tensors of these dtypes, inputs of `like`'s. Rows are close together, and rotated
+// as far as they can be.
 NormLayout layout_of(const OpTable& op, const at::Tensor& like, int64_t dim,
                      const c10::List<OptionalTensor>& tensors, const c10::List<bool>& one_element) {
   NormLayout layout{};
@@ -85,6 +86,9 @@ NormLayout layout_of(const OpTable& op, const at::Tensor& like, int64_t dim,
       const DType dtype = dtype_of(tensor->scalar_type());
       layout.tensor_types |= pack_tensor_type(int(t), tensor_type_of(dtype));
       layout.scalars |= uint32_t(one_element.get(t)) << t;
+      if (op.tensors[t].role == Role::angles) {
+        layout.rotated = dim / 2 * 2;
+      }
     }
   }
   return layout;

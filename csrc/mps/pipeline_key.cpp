@@ -47,6 +47,9 @@ PipelineKey key_of(const OpTable& op, const NormLayout& layout, const NormOption
   const auto leave_out = [&](Choice which) {
     choices &= ~pack_choice(which, ~0u >> (32 - kChoiceBits));
   };
+  if (choice_in(choices, kRoundIntermediates) == 0) {
+    leave_out(kRopeRounding);
+  }
   // In float32 nothing is rounded but what is made of a 16-bit operand, to that one's type.
   if (layout.dtype == DType::float32) {
     leave_out(kCastingMode);
@@ -54,7 +57,10 @@ PipelineKey key_of(const OpTable& op, const NormLayout& layout, const NormOption
       leave_out(kRoundIntermediates);
     }
   }
-  return {op.op, plan, layout.dtype, layout.tensor_types, layout.scalars, choices};
+  PipelineKey key{op.op, plan, layout.dtype, layout.tensor_types, layout.scalars, choices};
+  key.plan.prefetch =
+      plan.prefetch && !has_option(op.options, kInterleaved);  // words of a whole row
+  return key;
 }
 
 uint64_t packed(const PipelineKey& key) {

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <utility>
 
+#include "../../shaders/formulas/formula.h"
 #include "table.h"
 
 namespace mlxnorm {
@@ -51,6 +52,9 @@ consteval bool fits() {
       "names of the formula's results, in the order of the table");
   static_assert(Formula::kSums == 1 || Formula::kSums == 2);
   static_assert(Formula::kKeepFirst == 0 || Formula::kKeepFirst == 1);
+  static_assert(bool(Rotates<Formula>::value) == has<Table>(Role::angles), "angles of a rotation");
+  static_assert(!Rotates<Formula>::value || (Formula::kSums == 1 && Formula::kResults == 1),
+                "of the one result of one norm");
   return true;
 }
 

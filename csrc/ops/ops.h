@@ -11,6 +11,7 @@
 #include "rms_norm_add_rms_norm.h"
 #include "rms_norm_modulate.h"
 #include "rms_norm_mul.h"
+#include "rms_norm_rope.h"
 #include "rms_norm_triple.h"
 
 namespace mlxnorm {

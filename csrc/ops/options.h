@@ -44,12 +44,16 @@ struct ChoiceSpec {
 inline constexpr std::string_view kActivationNames[] = {"none", "silu", "gelu_tanh", "sigmoid"};
 inline constexpr std::string_view kCastingModeNames[] = {"gemma", "llama"};
 inline constexpr std::string_view kModulationNames[] = {"steps", "addcmul", "once"};
+inline constexpr std::string_view kRopeRoundingNames[] = {"once", "products", "addcmul"};
 inline constexpr ChoiceSpec kChoiceSpecs[] = {
     {"activation", kActivationNames},
     {"casting_mode", kCastingModeNames},
     {"round_intermediates"},
     {"modulation", kModulationNames},
     {"norm_before_gate"},
+    {"interleaved"},
+    {"full_tables"},
+    {"rope_rounding", kRopeRoundingNames},
 };
 
 static_assert(std::size(kNumberSpecs) == kNumbers && std::size(kIntegerSpecs) == kIntegers &&

@@ -21,9 +21,11 @@ enum class Role : uint8_t {
   weight,           // [dim], or with leading dimensions that broadcast to those of the results
   scale,            // that, or one element
   routing_weights,  // [..., top_k]
+  angles,           // of pairs, [..., up to dim / 2], or up to dim; leading dimensions broadcast
 };
 
-constexpr const char* kRoleNames[] = {"input", "experts", "weight", "scale", "routing_weights"};
+constexpr const char* kRoleNames[] = {"input", "experts",         "weight",
+                                      "scale", "routing_weights", "angles"};
 constexpr size_t kRoles = std::size(kRoleNames);
 
 constexpr bool has_dtype_of_results(Role role) {
@@ -36,7 +38,7 @@ constexpr int row_dimensions(Role role) {
 }
 
 constexpr bool broadcasts(Role role) {
-  return role == Role::weight || role == Role::scale;
+  return role == Role::weight || role == Role::scale || role == Role::angles;
 }
 
 constexpr bool may_be_scalar(Role role) {

@@ -26,13 +26,14 @@ py::dict ops() {
   return result;
 }
 
-// How many dimensions belong to a row of a tensor with a role, and whether the others broadcast.
+// How many dimensions belong to a row of a tensor with a role, whether the others broadcast, and
+// whether it may have one element instead.
 py::dict roles() {
   py::dict result;
   for (size_t i = 0; i < mlxnorm::kRoles; ++i) {
     const auto role = mlxnorm::Role(i);
-    result[mlxnorm::kRoleNames[i]] =
-        py::make_tuple(mlxnorm::row_dimensions(role), mlxnorm::broadcasts(role));
+    result[mlxnorm::kRoleNames[i]] = py::make_tuple(
+        mlxnorm::row_dimensions(role), mlxnorm::broadcasts(role), mlxnorm::may_be_scalar(role));
   }
   return result;
 }

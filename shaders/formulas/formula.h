@@ -10,9 +10,12 @@
 //   second_sum(piece, x)        what the second one is over, if kSums is 2; x is what the first was
 //   finish(piece, x)            the results, from what the last sum was over; everything that is
 //                               written has been read before
+//   rotate(piece, y, turned)    in ops that rotate pairs (y0, y1) of the one result of finish, for
+//                               which kRotates is 1: the results, turned being (-y1, y0)
 //
 //   piece.input(t)              input t
 //   piece.operand(t)            operand t: any type, one element or a row of them; piece.has(t)
+//   piece.angles(t)             table t of the angles of the pairs at hand
 //   piece.rounded(x)            rounded as storing it in a tensor would, if round_intermediates
 //   piece.rounded_as(t, x)      the same, as storing it in tensor t would
 //   piece.number(n), choice(c)  the options, see ../abi.h
@@ -31,6 +34,16 @@ namespace mlxnorm {
 template <typename Values, int n>
 struct Results {
   Values values[n];
+};
+
+// Formula::kRotates, or 0.
+template <typename Formula, typename = void>
+struct Rotates {
+  enum { value = 0 };
+};
+template <typename Formula>
+struct Rotates<Formula, decltype(void(Formula::kRotates))> {
+  enum { value = Formula::kRotates };
 };
 
 // N(x, weight): x / rms(x) * (weight + weight_offset), where x is what the last sum was over.
@@ -80,6 +93,19 @@ METAL_FUNC Values modulated(Piece piece, Values x, int scale, int shift) {
     return x;
   }
   return x + piece.operand(shift);
+}
+
+// y * cos + turned * sin
+template <typename Piece, typename Values>
+METAL_FUNC Values rotated(Piece piece, Values y, Values turned, int cos, int sin) {
+  Values a = y * piece.angles(cos), b = turned * piece.angles(sin);
+  if (piece.choice(kRopeRounding) != kRoundOnce) {
+    a = piece.rounded(a);
+  }
+  if (piece.choice(kRopeRounding) == kRoundProducts) {
+    b = piece.rounded(b);
+  }
+  return a + b;
 }
 
 // As torch.nn.functional has them, by way of sigmoid(x) = 1 / (1 + exp(-x)).

@@ -141,6 +141,9 @@ inline Block operator+(Block a, float b) {
 inline Block operator-(Block a, Block b) {
   return {a.low - b.low, a.high - b.high};
 }
+inline Block operator-(Block a) {
+  return {a.low.neg(), a.high.neg()};
+}
 inline Block operator/(Block a, Block b) {
   return {a.low / b.low, a.high / b.high};
 }
@@ -149,6 +152,27 @@ inline Block operator/(float a, Block b) {
 }
 inline Block exp_of_negative(Block a) {
   return {a.low.neg().exp(), a.high.neg().exp()};
+}
+// (-b, a) for each pair (a, b) of neighbours. Pairs are integers: that becomes two instructions.
+inline Vec quarter_turn(Vec vec) {
+  uint64_t pairs[kVec / 2];
+  vec.store(pairs);
+  for (uint64_t& pair : pairs) {
+    pair = (pair << 32 | pair >> 32) ^ 0x80000000u;
+  }
+  return Vec::loadu(pairs);
+}
+inline Block quarter_turn(Block a) {
+  return {quarter_turn(a.low), quarter_turn(a.high)};
+}
+inline Block each_twice(Vec vec) {
+  uint32_t elements[kVec];
+  uint64_t pairs[kVec];
+  vec.store(elements);
+  for (int64_t i = 0; i < kVec; ++i) {
+    pairs[i] = uint64_t(elements[i]) << 32 | elements[i];
+  }
+  return {Vec::loadu(pairs), Vec::loadu(pairs + kVec / 2)};
 }
 inline Block fma(float a, Block b, Block c) {
   return {at::vec::fmadd(b.low, Vec(a), c.low), at::vec::fmadd(b.high, Vec(a), c.high)};

@@ -62,11 +62,38 @@ inline void prefetch_inputs(const NormArguments& call, const Row<Table, T>& row,
   (prefetch_further_experts(std::integral_constant<size_t, t>()), ...);
 }
 
+// For the parts of a rotated row. Where there are none the loop says it itself: called, it kept GCC
+// from splitting that by `streaming`, and rows written past the caches took twice the time.
+template <typename Table, typename T>
+inline void prefetch_row(const NormArguments& call, const Row<Table, T>& row, int64_t i,
+                         bool streaming) {
+  prefetch_inputs<Table, T>(call, row, i, kTensorNumbers<Table>);
+  if (!streaming) {
+    for (T* result : row.results) {
+      prefetch_block</*kForWriting=*/true>(result + i);
+    }
+  }
+}
+
+// f(i) for each whole block of n elements, and f(i, n - i) for what is left.
+template <typename F>
+inline void for_each_block(int64_t n, const F& f) {
+  int64_t i = 0;
+  for (; i + kBlock <= n; i += kBlock) {
+    f(i);
+  }
+  if (i < n) {
+    f(i, n - i);
+  }
+}
+
 template <typename Table, typename Formula, typename T, bool kPlain>
 void norm_rows(const NormArguments& call, int64_t begin, int64_t end, float* scratch) {
   const int64_t dim = call.layout.dim;
   const InverseRms inverse_rms_of(dim, call.options.eps);
-  const bool streaming = call.streaming;
+  // What is rotated comes first in a row; half of it may end within a block.
+  const int64_t rotated = Rotates<Formula>::value ? call.layout.rotated : 0, half = rotated / 2;
+  const bool streaming = call.streaming && half % kBlock == 0;
   const int64_t rows_ahead = prefetch_distance<T>(dim);
   for (int64_t row = begin; row < end; ++row) {
     const Row<Table, T> here = row_of<Table, T, kPlain>(call, row);
@@ -101,22 +128,51 @@ void norm_rows(const NormArguments& call, int64_t begin, int64_t end, float* scr
       inverse_rms = inverse_rms_of(sum_of_squares<T>(dim, second));
     }
 
+    const auto store = [&](T* result, Block values, auto... n) {
+      if constexpr (sizeof...(n) == 0) {
+        if (streaming) {
+          return stream_block(result, values);
+        }
+      }
+      store_block(result, values, n...);
+    };
     const auto finish = [&](int64_t i, auto... n) {
       const auto piece = piece_at(i, n...);
       const auto results = Formula::finish(piece, last_again(piece));
       for (int r = 0; r < Formula::kResults; ++r) {
-        if constexpr (sizeof...(n) == 0) {
-          if (streaming) {
-            stream_block(here.results[r] + i, results.values[r]);
-            continue;
-          }
-        }
-        store_block(here.results[r] + i, results.values[r], n...);
+        store(here.results[r] + i, results.values[r], n...);
       }
     };
     // Rows to come are fetched while this one, already in the cache, is written.
     const Row<Table, T> later = row_of<Table, T, kPlain>(call, std::min(row + rows_ahead, end - 1));
-    int64_t i = 0;
+    if constexpr (Rotates<Formula>::value) {
+      const auto normed = [&](auto piece) {
+        return Formula::finish(piece, last_again(piece)).values[0];
+      };
+      const auto rotate = [&](auto piece, Block y, Block turned, auto... n) {
+        store(here.results[0] + piece.i, Formula::rotate(piece, y, turned).values[0], n...);
+      };
+      const auto rotate_neighbours = [&](int64_t i, auto... n) {
+        prefetch_row<Table, T>(call, later, i, streaming);
+        const auto piece = piece_at(i, n...);
+        const Block y = normed(piece);
+        rotate(piece, y, quarter_turn(y), n...);
+      };
+      const auto rotate_halves = [&](int64_t i, auto... n) {
+        prefetch_row<Table, T>(call, later, i, streaming);
+        prefetch_row<Table, T>(call, later, half + i, streaming);
+        const auto first = piece_at(i, n...), second = piece_at(half + i, n...);
+        const Block y0 = normed(first), y1 = normed(second);
+        rotate(first, y0, -y1, n...);
+        rotate(second, y1, y0, n...);
+      };
+      if (choice_in(call.options.choices, kInterleaved)) {
+        for_each_block(rotated, rotate_neighbours);
+      } else {
+        for_each_block(half, rotate_halves);
+      }
+    }
+    int64_t i = rotated;
     for (; i + kBlock <= dim; i += kBlock) {
       prefetch_inputs<Table, T>(call, later, i, kTensorNumbers<Table>);
       if (!streaming) {

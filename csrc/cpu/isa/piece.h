@@ -85,6 +85,17 @@ struct Piece {
                         [this](auto* values) { return this->load(values); });
   }
 
+  Block angles(int t) const {
+    return with_type<T>(type(t), row.tensors[t], [this](auto* values) {
+      const int64_t half = call.layout.rotated / 2;
+      if (choice(kFullTables)) {
+        return this->load(values);
+      }
+      return choice(kInterleaved) ? this->load_twice(values + i / 2)
+                                  : this->load_at(values + (i < half ? i : i - half));
+    });
+  }
+
   float element(int t, int64_t k) const {
     return with_type<T>(type(t), row.tensors[t], [k](auto* values) { return float(values[k]); });
   }
@@ -128,11 +139,22 @@ struct Piece {
 
   template <typename U>
   Block load(const U* values) const {
+    return load_at(values + i);
+  }
+
+  template <typename U>
+  Block load_at(const U* values) const {
     if constexpr (kWhole) {
-      return load_block(values + i);
+      return load_block(values);
     } else {
-      return load_block(values + i, n);
+      return load_block(values, n);
     }
+  }
+
+  // Each for both of a pair of neighbours.
+  template <typename U>
+  Block load_twice(const U* values) const {
+    return each_twice(load_block(values, kWhole ? kVec : n / 2).low);
   }
 };
 
