@@ -12,6 +12,7 @@ from torch import Tensor
 
 import torch_mlxnorm
 from torch_mlxnorm._calls import realistic
+from torch_mlxnorm._roles import OPS, RESULTS
 from torch_mlxnorm._timing import Times, time_interleaved, waiting_for
 
 TOP_K = 8  # experts a token
@@ -19,6 +20,11 @@ TOP_K = 8  # experts a token
 
 def as_tuple(results: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return (results,) if isinstance(results, Tensor) else results
+
+
+def without_top_k(op: str, name: str, tensor: Tensor) -> Tensor:
+    """Of experts, which are summed."""
+    return tensor[..., 0, :] if OPS[op][name] == "experts" else tensor
 
 
 class Case:
@@ -65,9 +71,8 @@ class Case:
         self.keywords = self.casting | self.options
         self.keywords |= {a.name: self.inputs[a.name] for a in given if a.kwarg_only}
         self.outs = {
-            argument.name: torch.empty(rows, dim, dtype=dtype, device=device)
-            for argument in schema
-            if argument.is_out
+            name: torch.empty_like(without_top_k(op, like, self.inputs[like]))
+            for name, like in RESULTS[op].items()
         }
 
     def ours(self) -> Callable[[], object]:

@@ -88,10 +88,14 @@ def _(N, x, gate, weight, out):
     N(out, weight, out)
 
 
+def rotated(y, cos, sin):
+    y0, y1 = y.chunk(2, -1)
+    return torch.cat([y0 * cos - y1 * sin, y1 * cos + y0 * sin], -1)
+
+
 @composition(x=ROWS, weight=DIM, cos=HALVES, sin=HALVES)
 def rms_norm_rope(N, x, weight, cos, sin):
-    y0, y1 = N(x, weight).chunk(2, -1)
-    return torch.cat([y0 * cos - y1 * sin, y1 * cos + y0 * sin], -1)
+    return rotated(N(x, weight), cos, sin)
 
 
 @rms_norm_rope.singles
@@ -101,6 +105,20 @@ def _(N, x, weight, cos, sin, out):
     turned = y0 * sin
     y0.mul_(cos).sub_(y1 * sin)
     y1.mul_(cos).add_(turned)
+
+
+QUERIES, OTHERS, TABLE = "rows 32 dim", "rows 8 dim", "rows 1 half"
+
+
+@composition(q=QUERIES, k=OTHERS, q_weight=DIM, k_weight=DIM, cos=TABLE, sin=TABLE)
+def qk_norm_rope(N, q, k, q_weight, k_weight, cos, sin):
+    return rotated(N(q, q_weight), cos, sin), rotated(N(k, k_weight), cos, sin)
+
+
+@composition(q=QUERIES, k=OTHERS, v=OTHERS, q_weight=DIM, k_weight=DIM, cos=TABLE, sin=TABLE)
+def qkv_norm_rope(N, q, k, v, q_weight, k_weight, cos, sin):
+    q, k = rotated(N(q, q_weight), cos, sin), rotated(N(k, k_weight), cos, sin)
+    return q, k, N(v, None)
 
 
 @composition(x=ROWS, weight_a=DIM, weight_b=DIM, weight_c=DIM)

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from torch_mlxnorm._calls import Summands
 from torch_mlxnorm._timing import keep_freed_memory
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -34,7 +35,7 @@ def select_device(wanted: str) -> str:
 
 
 def absolute(value: object) -> object:
-    return value.abs() if isinstance(value, Tensor) else value
+    return Summands.of(value) if isinstance(value, Tensor) else value
 
 
 @torch.inference_mode()
@@ -66,7 +67,7 @@ def main() -> int:
         )
         rounded = rounds_between(case.dtype, case.keywords)
         everything = zip(*map(as_tuple, (actual, expected, magnitude)), strict=True)
-        return [compare(a, e, m, rounded=rounded) for a, e, m in everything]
+        return [compare(a, e, m.as_subclass(Tensor), rounded=rounded) for a, e, m in everything]
 
     timed = wanted != "sim"
     where = f"{device}, {arguments.threads} thread(s), times with out=, speed-up over"

@@ -25,6 +25,7 @@ class Use:
 GEMMA, GEMMA_DENSE, LLAMA, QWEN = "Gemma 4 26B-A4B", "Gemma 4 31B", "Llama 3 8B", "Qwen3 8B"
 QWEN_NEXT, LTX, MAMBA = "Qwen3-Next 80B-A3B", "LTX-Video 2B", "Mamba2 1.3B"
 SILU = {"activation": "silu"}
+GEMMA_HEADS = {"q": "rows 16 dim"}
 USES = [
     Use("rms_norm", GEMMA, "hidden", 2816),
     Use("rms_norm", GEMMA, "query heads", 256, 16),
@@ -38,6 +39,8 @@ USES = [
     Use("rms_norm_modulate", LTX, "before attention", 2048, shapes={"weight": None}),
     Use("gated_rms_norm", MAMBA, "after the scan", 4096, 1, 1e-5, "llama"),
     Use("rms_norm_rope", QWEN, "query heads", 128, 32, 1e-6, "llama"),
+    Use("qk_norm_rope", QWEN, "heads", 128, 1, 1e-6, "llama"),
+    Use("qkv_norm_rope", GEMMA, "heads", 256, shapes=GEMMA_HEADS),
     # For the MLP, the router and the experts; the router's norm has no weight.
     Use("rms_norm_triple", GEMMA, "before MLP, MoE", 2816, shapes={"weight_b": None}),
     Use("add_rms_norm", LLAMA, "before MLP", 4096, 1, 1e-5, "llama"),

@@ -54,31 +54,51 @@ uint32_t parse_choices(const OpTable& op, const c10::Dict<std::string, std::stri
 }
 
 NormCall::NormCall(const OpTable& op, const c10::IValue* arguments) : op_(op) {
-  for (size_t t = 0; t < op.tensors.size(); ++t) {
-    const c10::IValue& value = arguments[argument_of_tensor(op, t)];
-    if (!value.isNone()) {
-      tensors_[t] = {op.tensors[t].name, value.toTensor(), op.tensors[t].role};
-      check_tensor(op.name, tensors_[t], first());
-    }
-  }
   const c10::IValue& eps = arguments[argument_of_eps(op)];
   options_.eps = eps_of(eps.isNone() ? std::nullopt : std::optional(eps.toDouble()));
   for (size_t i = 0; i < op.options.size(); ++i) {
     read_option(op.options[i], arguments[argument_of_option(op, i)]);
   }
+  for (size_t t = 0; t < op.tensors.size(); ++t) {
+    const c10::IValue& value = arguments[argument_of_tensor(op, t)];
+    if (!value.isNone()) {
+      tensors_[t] = {op.tensors[t].name, value.toTensor(), op.tensors[t].role};
+    }
+  }
+  for (size_t s = 0; s < op.segment_count; ++s) {
+    check_segment(op.segments[s]);
+  }
   check_group_size(op.name, group_size(), first());
-  read_angles();
 }
 
-void NormCall::read_angles() {
+void NormCall::check_segment(const Segment& segment) {
+  const Argument& x = first(segment);
+  if (&x != &first()) {
+    check_beside(op_.name, x, first());
+  }
+  for (size_t i = 0; i < segment.count; ++i) {
+    if (const Argument& argument = tensor(segment, i)) {
+      check_tensor(op_.name, argument, x, across_heads());
+    }
+  }
+  read_angles(segment);
+}
+
+void NormCall::read_angles(const Segment& segment) {
   const Argument* cos = nullptr;  // or whatever table is the first
-  for (const Argument& tensor : tensors_) {
-    if (tensor && tensor.role == Role::angles) {
-      cos = cos == nullptr ? &tensor : cos;
-      const bool full = check_angles(op_.name, tensor, *cos, first(), has_full_tables());
+  for (size_t i = 0; i < segment.count; ++i) {
+    const Argument& table = tensor(segment, i);
+    if (table && table.role == Role::angles) {
+      cos = cos == nullptr ? &table : cos;
+      const bool full = check_angles(op_.name, table, *cos, first(segment), has_full_tables());
       options_.choices |= pack_choice(kFullTables, full);
     }
   }
+}
+
+const Argument& NormCall::tensor(const Segment& segment, size_t i) const {
+  static const Argument absent;
+  return segment.tensors[i] == kNoTensor ? absent : tensors_[segment.tensors[i]];
 }
 
 void NormCall::read_option(Option option, const c10::IValue& value) {
@@ -98,12 +118,14 @@ void NormCall::read_option(Option option, const c10::IValue& value) {
 }
 
 void NormCall::check_out(size_t r, const Argument& out) const {
-  mlxnorm::check_out(op_.name, out, tensors_[op_.likes[r]], group_size());
+  mlxnorm::check_out(op_.name, out, tensors_[op_.likes[r]], group_size(), across_heads());
   for (size_t t = 0; t < op_.tensors.size(); ++t) {
     if (tensors_[t]) {
-      // Experts are read in passes of their own; any other input is read where it is overwritten.
+      // Experts are read in passes of their own; any other input of a segment is read where it is
+      // overwritten.
+      const bool is_input = tensors_[t].role == Role::input;
       check_no_overlap(op_.name, out, tensors_[t],
-                       /*allow_same=*/tensors_[t].role == Role::input);
+                       /*allow_same=*/is_input && (op_.segment_count == 1 || t == op_.likes[r]));
     }
   }
 }

@@ -53,14 +53,23 @@ class NormCall {
   // Absent where it is None.
   const Argument& tensor(size_t t) const { return tensors_[t]; }
   const Argument& first() const { return tensors_[0]; }
+
+  // Tensor i of a segment; absent where it has none.
+  const Argument& tensor(const Segment& segment, size_t i) const;
+  // Its inputs are like the first one, which has the shape of its results.
+  const Argument& first(const Segment& segment) const { return tensors_[segment.tensors[0]]; }
+
   bool has_full_tables() const { return choice_in(options_.choices, kFullTables) != 0; }
+  // A row is all heads of a token, dimensions -2 and -1, or only the last dimension.
+  bool across_heads() const { return choice_in(options_.choices, kAcrossHeads) != 0; }
 
   // An input that has the shape of result r.
   const at::Tensor& like(size_t r) const;
 
  private:
+  void check_segment(const Segment& segment);
   void read_option(Option option, const c10::IValue& value);
-  void read_angles();
+  void read_angles(const Segment& segment);
 
   const OpTable& op_;
   Argument tensors_[kMaxTensors];

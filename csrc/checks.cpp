@@ -84,11 +84,18 @@ bool same_steps(const at::Tensor& a, const at::Tensor& b) {
   return true;
 }
 
-// [..., dim] with dim > 0.
-void check_rows(const char* op, const Argument& x) {
+// [..., dim] or, across heads, [..., heads, dim] with dim > 0.
+void check_rows(const char* op, const Argument& x, bool across_heads = false) {
   check_floating(op, x);
   TORCH_CHECK(x.tensor->dim() >= 1, op, ": ", x.name,
               " must have at least 1 dimension, got a 0-d tensor");
+  if (across_heads) {
+    TORCH_CHECK(x.tensor->dim() >= 2, op, ": ", x.name,
+                " must have at least 2 dimensions, heads and theirs (across_heads), got shape ",
+                x.tensor->sym_sizes());
+    TORCH_SYM_CHECK(x.tensor->sym_size(-2).sym_ne(0), op, ": ", x.name,
+                    " must have at least 1 head (across_heads), got shape ", x.tensor->sym_sizes());
+  }
   TORCH_SYM_CHECK(x.tensor->sym_size(-1).sym_ne(0), op, ": ", x.name,
                   " must have a last dimension of at least 1, got shape ", x.tensor->sym_sizes());
 }
@@ -103,12 +110,18 @@ void check_experts(const char* op, const Argument& experts) {
                   experts.tensor->sym_sizes());
 }
 
-// Of the rows that `like` has or, if it holds experts, is summed to.
-at::SymDimVector shape_of_rows(const Argument& like) {
+// Of the rows that `like` has or, if it holds experts, is summed to; with heads side by side where
+// they are one row.
+at::SymDimVector shape_of_rows(const Argument& like, bool across_heads = false) {
   const auto sizes = like.tensor->sym_sizes();
   at::SymDimVector rows(sizes.begin(), sizes.end());
   if (like.role == Role::experts) {
     rows.erase(rows.end() - 2);
+  }
+  if (across_heads) {
+    const c10::SymInt dim = rows.back();
+    rows.pop_back();
+    rows.back() *= dim;
   }
   return rows;
 }
@@ -135,14 +148,14 @@ void check_like(const char* op, const Argument& argument, const Argument& like) 
 }
 
 // [..., dim] that broadcasts to the rows of x or, where it may be a scalar, one element.
-void check_operand(const char* op, const Argument& operand, const Argument& x) {
+void check_operand(const char* op, const Argument& operand, const Argument& x, bool across_heads) {
   check_floating(op, operand);
   check_device(op, operand, x);
-  if (operand.tensor->dim() == 1 && !is_symbolic(*operand.tensor) && !is_symbolic(*x.tensor) &&
-      operand.tensor->size(0) == x.tensor->size(-1)) {
+  if (!across_heads && operand.tensor->dim() == 1 && !is_symbolic(*operand.tensor) &&
+      !is_symbolic(*x.tensor) && operand.tensor->size(0) == x.tensor->size(-1)) {
     return;  // the usual case needs no list
   }
-  const at::SymDimVector expected = shape_of_rows(x);
+  const at::SymDimVector expected = shape_of_rows(x, across_heads);
   const auto sizes = operand.tensor->sym_sizes();
   const bool scalar = may_be_scalar(operand.role);
   c10::SymBool fits = broadcasts_to(expected, sizes);
@@ -151,7 +164,8 @@ void check_operand(const char* op, const Argument& operand, const Argument& x) {
   }
   TORCH_SYM_CHECK(fits, op, ": ", operand.name, " must have ", scalar ? "1 element, or " : "",
                   "a last dimension of ", expected.back(), " and a shape that broadcasts to ",
-                  at::SymIntArrayRef(expected), " (", named(x), "), got shape ", sizes);
+                  at::SymIntArrayRef(expected), " (", named(x),
+                  across_heads ? ", its heads one row), got shape " : "), got shape ", sizes);
 }
 
 // [..., top_k]
@@ -166,21 +180,39 @@ void check_routing_weights(const char* op, const Argument& weights, const Argume
 
 }  // namespace
 
-void check_tensor(const char* op, const Argument& argument, const Argument& first) {
+void check_tensor(const char* op, const Argument& argument, const Argument& first,
+                  bool across_heads) {
   switch (argument.role) {
     case Role::input:
-      return &argument == &first ? check_rows(op, argument) : check_like(op, argument, first);
+      return &argument == &first ? check_rows(op, argument, across_heads)
+                                 : check_like(op, argument, first);
     case Role::experts:
       return check_experts(op, argument);
     case Role::weight:
     case Role::scale:
-      return check_operand(op, argument, first);
+      return check_operand(op, argument, first, across_heads);
     case Role::routing_weights:
       return check_routing_weights(op, argument, first);
     case Role::angles:
       check_floating(op, argument);
       return check_device(op, argument, first);  // their shape depends on an option: check_angles
   }
+}
+
+void check_beside(const char* op, const Argument& x, const Argument& first) {
+  check_dtype(op, x, first);
+  check_device(op, x, first);
+  const auto sizes = x.tensor->sym_sizes(), expected = first.tensor->sym_sizes();
+  const auto differs = [&](size_t i) {
+    return !sizes[i].sym_eq(expected[i]).guard_bool(__FILE__, __LINE__);
+  };
+  bool fits = sizes.size() == expected.size() && !differs(sizes.size() - 1);
+  for (size_t i = 0, different = 0; fits && i + 1 < sizes.size(); ++i) {
+    different += differs(i);
+    fits = different <= 1;
+  }
+  TORCH_CHECK(fits, op, ": ", x.name, " must have shape ", expected, " (as ", first.name,
+              ") but for one dimension before the last, got ", sizes);
 }
 
 bool check_angles(const char* op, const Argument& angles, const Argument& like, const Argument& x,
@@ -207,7 +239,8 @@ bool check_angles(const char* op, const Argument& angles, const Argument& like, 
   return full;
 }
 
-void check_out(const char* op, const Argument& out, const Argument& like, int64_t group_size) {
+void check_out(const char* op, const Argument& out, const Argument& like, int64_t group_size,
+               bool across_heads) {
   check_like(op, out, like);
   const at::Tensor& t = *out.tensor;
   if (!is_symbolic(t) && t.is_contiguous()) {
@@ -223,7 +256,10 @@ void check_out(const char* op, const Argument& out, const Argument& like, int64_
   TORCH_CHECK(!Footprint(t).overlaps_itself, op, ": ", out.name,
               " must have an address for each element, got strides ", strides, " for shape ",
               sizes);
-  const int64_t leading = t.dim() - 1;
+  TORCH_CHECK(!across_heads || heads_are_one_row(t), op, ": ", out.name,
+              " must have heads one after another (across_heads), got strides ", strides,
+              " for shape ", sizes);
+  const int64_t leading = t.dim() - (across_heads ? 2 : 1);
   const Groups groups(t.size(-1), group_size);
   TORCH_CHECK(
       folded(t.sizes().slice(0, leading), t.strides().slice(0, leading), groups).has_value(), op,

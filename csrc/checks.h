@@ -32,9 +32,13 @@ inline bool is_supported(at::ScalarType type) {
   return type == at::kFloat || type == at::kHalf || type == at::kBFloat16;
 }
 
-// The rule of the argument's role. Others are compared with the first one, so that is checked
-// before them: float32, float16 or bfloat16, with a last dimension that is not empty.
-void check_tensor(const char* op, const Argument& argument, const Argument& first);
+// The rule of the argument's role. Others are compared with the first one of their segment, so that
+// is checked before them: float32, float16 or bfloat16, with a last dimension that is not empty.
+void check_tensor(const char* op, const Argument& argument, const Argument& first,
+                  bool across_heads);
+
+// The first tensors of two segments: one of their dimensions, that of heads, may differ.
+void check_beside(const char* op, const Argument& x, const Argument& first);
 
 // Tables of angles for all of a row or its front: half as many as elements, or `full`, as tables
 // wider than half a row always are. `like` is the first of them. Gives whether they are full.
@@ -43,7 +47,8 @@ bool check_angles(const char* op, const Argument& angles, const Argument& like, 
 
 // dtype, device and shape that a result has which is like that tensor; rows that a kernel can
 // write, each element once.
-void check_out(const char* op, const Argument& out, const Argument& like, int64_t group_size);
+void check_out(const char* op, const Argument& out, const Argument& like, int64_t group_size,
+               bool across_heads);
 
 // Rows of x consist of whole groups, if there are some.
 void check_group_size(const char* op, int64_t group_size, const Argument& x);

@@ -49,31 +49,33 @@ DType dtype_of(at::ScalarType type) {
   }
 }
 
-LaidOutCall::LaidOutCall(const NormCall& call, const at::Tensor* const* outs) {
-  const OpTable& op = call.op();
-  const at::Tensor& like = call.like(0);
-  const auto leading = like.sizes().slice(0, like.dim() - 1);
+LaidOutCall::LaidOutCall(const NormCall& call, const at::Tensor* const* outs, size_t s) {
+  const Segment& segment = call.op().segments[s];
+  const at::Tensor& like = call.like(segment.first_result);
+  const int64_t inner = call.across_heads() ? 2 : 1;
+  const auto leading = like.sizes().slice(0, like.dim() - inner);
   layout.dtype = dtype_of(like.scalar_type());
   const Groups groups(like.size(-1), call.group_size());
+  layout.heads = call.across_heads() ? like.size(-2) : 1;
   layout.rows = c10::multiply_integers(leading) * groups.count;
-  layout.dim = groups.size;
-  for (size_t t = 0; t < op.tensors.size(); ++t) {
+  layout.dim = groups.size * layout.heads;
+  for (size_t t = 0; t < segment.count; ++t) {
     layout.tensors[t] = evenly_spaced(0);
-    const Argument& tensor = call.tensor(t);
+    const Argument& tensor = call.tensor(segment, t);
     if (tensor && tensor.role == Role::angles) {
       layout.rotated = tensor.tensor->size(-1) * (call.has_full_tables() ? 1 : 2);
     }
     if (tensor && tensor.tensor->numel() != 0) {  // tables may have no angles
-      lay_out(t, tensor, leading, groups);
+      lay_out(t, tensor, inner, leading, groups);
     }
   }
-  for (size_t r = 0; r < op.results.size(); ++r) {
-    layout.results[r] = *layout_of(*outs[r], 1, leading, groups);
+  for (size_t r = 0; r < segment.results; ++r) {
+    layout.results[r] = *layout_of(*outs[segment.first_result + r], inner, leading, groups);
   }
 }
 
-void LaidOutCall::lay_out(size_t t, const Argument& argument, at::IntArrayRef leading,
-                          Groups groups) {
+void LaidOutCall::lay_out(size_t t, const Argument& argument, int64_t inner,
+                          at::IntArrayRef leading, Groups groups) {
   const at::Tensor& tensor = *argument.tensor;
   layout.tensor_types |= pack_tensor_type(t, tensor_type_of(dtype_of(tensor.scalar_type())));
   tensors[t] = &tensor;
@@ -81,9 +83,18 @@ void LaidOutCall::lay_out(size_t t, const Argument& argument, at::IntArrayRef le
     layout.scalars |= 1u << t;
     return;
   }
-  const int64_t inner = row_dimensions(argument.role);
-  auto rows = layout_of(tensor, inner, leading, groups);
+  const bool across_heads = inner == 2;
+  if (argument.role == Role::angles) {
+    inner = std::min(inner, tensor.dim());
+  } else if (argument.role != Role::input) {
+    inner = row_dimensions(argument.role);
+  }
+  std::optional<RowLayout> rows;
+  if (!across_heads || argument.role != Role::input || heads_are_one_row(tensor)) {
+    rows = layout_of(tensor, inner, leading, groups);
+  }
   if (!rows.has_value()) {
+    copied_ = true;
     copies_[t] = tensor.contiguous();
     tensors[t] = &copies_[t];
     rows = layout_of(copies_[t], inner, leading, groups);
@@ -99,7 +110,12 @@ void LaidOutCall::lay_out(size_t t, const Argument& argument, at::IntArrayRef le
   layout.tensors[t] = *rows;
   if (argument.role == Role::experts) {
     layout.top_k = tensors[t]->size(-2);
-    layout.expert_stride = tensors[t]->stride(-2);
+    layout.steps[t] = tensors[t]->stride(-2);
+  } else if (across_heads) {
+    const bool one_for_all = argument.role == Role::angles && (inner == 1 || tensor.size(-2) == 1);
+    layout.steps[t] = one_for_all                     ? 0
+                      : argument.role == Role::angles ? tensors[t]->stride(-2)
+                                                      : layout.dim / layout.heads;
   }
 }
 

@@ -22,6 +22,11 @@ struct Groups {
 // None if that leaves more than three.
 std::optional<RowLayout> folded(at::IntArrayRef sizes, at::IntArrayRef strides, Groups groups);
 
+// Are the last two dimensions, of which the last has stride 1, neighbours in memory?
+inline bool heads_are_one_row(const at::Tensor& tensor) {
+  return tensor.size(-2) == 1 || tensor.stride(-2) == tensor.size(-1);
+}
+
 // The bytes of a storage that a tensor with elements has: a block again and again.
 struct Footprint {
   explicit Footprint(const at::Tensor& tensor);

@@ -16,6 +16,8 @@ namespace mlxnorm {
   apply(rms_norm_modulate)                                                                \
   apply(gated_rms_norm)                                                                   \
   apply(rms_norm_rope)                                                                    \
+  apply(qk_norm_rope)                                                                     \
+  apply(qkv_norm_rope)                                                                    \
   apply(rms_norm_triple)                                                                  \
   apply(add_rms_norm)                                                                     \
   apply(rms_norm_add)                                                                     \
@@ -70,13 +72,14 @@ struct NormLayout {
   DType dtype;   // of inputs and results
   int64_t rows;  // of every result
   int64_t dim;
-  int64_t rotated = 0;        // elements, the first ones of a row
+  int64_t heads = 1;          // that a row consists of
+  int64_t rotated = 0;        // elements, the first ones of a head
   int64_t top_k = 0;          // of experts, if there are some
-  int64_t expert_stride = 0;  // elements from one expert to the next
   uint32_t tensor_types = 0;  // see tensor_type
   uint32_t scalars = 0;       // a bit for each tensor that has one element for all
   RowLayout tensors[kMaxTensors];
   RowLayout results[kMaxResults];
+  int64_t steps[kMaxTensors] = {};  // elements from one expert or head of a row to the next
 };
 
 // The rows of a contiguous tensor, or with a stride of 0 one row that all share.

@@ -18,6 +18,7 @@ namespace mlxnorm {
 enum Limits {
   kMaxTensors = 8,
   kMaxResults = 4,
+  kMaxSegments = 3,  // norms side by side
 };
 
 // Where the rows of a tensor lie, by the leading dimensions of the results, which fold into at most
@@ -85,6 +86,7 @@ enum Choice {
   kNormBeforeGate,
   kInterleaved,
   kFullTables,
+  kAcrossHeads,
   kRopeRounding,
   kChoices,
 
@@ -140,14 +142,17 @@ enum BufferIndex {
   kResultBuffer = kResult0Buffer,
 };
 
+// Of one segment of an op.
 struct NormParams {
   RowLayout tensors[kMaxTensors];
   RowLayout results[kMaxResults];
-  int64_t expert_stride;  // elements from one expert's output to the next
-  uint64_t first_row;     // of this dispatch; a huge tensor takes several
-  uint32_t rows;          // in this dispatch
+  int64_t steps[kMaxTensors];  // elements from one expert or head of a row to the next
+  uint64_t first_row;          // of this dispatch; a huge tensor takes several
+  uint32_t rows;               // in this dispatch
+  uint32_t threadgroups;       // that it has for these rows
   uint32_t dim;
-  uint32_t rotated;  // elements, the first ones of a row
+  uint32_t heads;    // that a row consists of
+  uint32_t rotated;  // elements, the first ones of a head
   uint32_t top_k;
   float inverse_dim;
   float eps;

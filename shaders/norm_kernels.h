@@ -55,35 +55,52 @@ struct SecondSum<Formula, 1> {
   }
 };
 
-// Of a thread's word: the results are stored.
+// Where pairs are rotated, a row is finished in parts of its heads: two halves or all of what is
+// rotated, and what passes through. A thread has a word of each part, which it reads again and
+// overwrites: no other thread does, once the sum is known.
 template <typename Formula, int kRotates = Rotates<Formula>::value>
-struct Finish {
-  template <typename Piece, typename Values>
-  static METAL_FUNC void store(Piece piece, Values x) {
-    piece.store(Formula::finish(piece, x));
-  }
+struct Heads {
+  template <typename Piece>
+  static METAL_FUNC void store(Piece /*piece*/, uint /*begin*/, uint /*step*/) {}
 };
-
-// The row is in parts: two halves or all of what is rotated, and what passes through. Of each a
-// thread has the word with the number of its own, which it reads again and overwrites: no other
-// thread does, once the sum is known. x may be of other parts, and overwritten while it was read.
 template <typename Formula>
-struct Finish<Formula, 1> {
-  template <typename Piece, typename Values>
-  static METAL_FUNC void store(Piece piece, Values /*x*/) {
-    const uint rotated = piece.params->rotated;
-    if (piece.choice(kInterleaved) != 0) {
-      rotate_neighbours(piece.part(0, rotated));
-    } else {
-      rotate_halves(piece.part(0, rotated / 2), piece.part(rotated / 2, rotated / 2));
-    }
-    const Piece rest = piece.part(rotated, piece.dim - rotated);
-    if (rest.is_there()) {
-      rest.store(finished(rest));
+struct Heads<Formula, 1> {
+  // The words with these numbers, of all heads.
+  template <typename Piece>
+  static METAL_FUNC void store(Piece piece, uint begin, uint step) {
+    constant NormParams& params = *piece.params;
+    const uint dim = params.dim / params.heads, rotated = params.rotated;
+    const bool interleaved = piece.choice(kInterleaved) != 0;
+    const uint words =
+        max(words_of<Piece>(interleaved ? rotated : rotated / 2), words_of<Piece>(dim - rotated));
+    for (uint word = begin; word < params.heads * words; word += step) {
+      Piece here = piece;
+      here.word = word;
+      auto tensors = *piece.tensors;
+      if (piece.choice(kAcrossHeads) != 0) {
+        const uint head = word / words;
+        tensors.template move_to_head<Formula>(head, params);
+        here.tensors = &tensors;
+        here.word = word - head * words;
+      }
+      if (interleaved) {
+        rotate_neighbours(here.part(0, rotated));
+      } else {
+        rotate_halves(here.part(0, rotated / 2), here.part(rotated / 2, rotated / 2));
+      }
+      const Piece rest = here.part(rotated, dim - rotated);
+      if (rest.is_there()) {
+        rest.store(finished(rest));
+      }
     }
   }
 
  private:
+  template <typename Piece>
+  static METAL_FUNC uint words_of(uint elements) {
+    return (elements + Piece::kElements - 1) / Piece::kElements;
+  }
+
   template <typename Piece, typename Values = typename Piece::Values>
   static METAL_FUNC Results<Values, 1> finished(Piece piece) {
     return Formula::finish(piece, Formula::first_sum(piece));
@@ -147,11 +164,18 @@ METAL_FUNC void norm_in_registers(thread const Tensors<T>& tensors, constant Nor
     inverse = inverse_rms(threads.sum(sum, 1), params.inverse_dim, params.eps);
   }
 
+  if (Rotates<Formula>::value) {
+    if (writes) {
+      pieces[0].inverse_rms = inverse;
+      Heads<Formula>::store(pieces[0], begin, step);
+    }
+    return;
+  }
 #pragma unroll
   for (int k = 0; k < kWords; ++k) {
     if (holds[k] && writes) {
       pieces[k].inverse_rms = inverse;
-      Finish<Formula>::store(pieces[k], values[k]);
+      pieces[k].store(Formula::finish(pieces[k], values[k]));
     }
   }
 }
@@ -180,6 +204,11 @@ METAL_FUNC void norm_in_memory(thread const Tensors<T>& tensors, constant NormPa
     last_inverse = inverse_rms(threads.sum(second.sum, 1), params.inverse_dim, params.eps);
   }
 
+  if (Rotates<Formula>::value) {
+    piece.inverse_rms = last_inverse;
+    Heads<Formula>::store(piece, thread_index, thread_count);
+    return;
+  }
   for (piece.word = thread_index; piece.word < words; piece.word += thread_count) {
     ValuesOf<T> values = Formula::first_sum(piece);
     if (Formula::kSums == 2) {
@@ -187,26 +216,90 @@ METAL_FUNC void norm_in_memory(thread const Tensors<T>& tensors, constant NormPa
       values = SecondSum<Formula>::values(piece, values);
     }
     piece.inverse_rms = last_inverse;
-    Finish<Formula>::store(piece, values);
+    piece.store(Formula::finish(piece, values));
   }
 }
 
 // ---- kernels ------------------------------------------------------------------------------------
+// What one does with the rows of a segment, of which a threadgroup has one or some.
+
+template <typename T, int kWords, bool kVector>
+struct SimdRows {
+  uint thread_index, threads;
+
+  template <typename Formula>
+  METAL_FUNC void run(Tensors<T> tensors, constant NormParams& params,
+                      uint threadgroup_index) const {
+    // In units of rows before lanes, so that the product with threads cannot overflow.
+    const uint row_in_dispatch =
+        threadgroup_index * (threads / lanes_per_row) + thread_index / lanes_per_row;
+    // Lanes past the last row keep it company: SIMD functions need them all.
+    const bool active = row_in_dispatch < params.rows;
+    tensors.template move_to_row<Formula>(
+        params.first_row + (active ? row_in_dispatch : params.rows - 1), params);
+    norm_in_registers<Formula, T, kWords, kVector>(tensors, params, thread_index % lanes_per_row,
+                                                   lanes_per_row, SimdgroupLanes(), active);
+  }
+};
+
+template <typename T, int kWords, bool kVector>
+struct RowInRegisters {
+  uint thread_index, threads;
+  Threadgroup group;
+
+  template <typename Formula>
+  METAL_FUNC void run(Tensors<T> tensors, constant NormParams& params,
+                      uint threadgroup_index) const {
+    tensors.template move_to_row<Formula>(params.first_row + threadgroup_index, params);
+    norm_in_registers<Formula, T, kWords, kVector>(tensors, params, thread_index, threads, group,
+                                                   true);
+  }
+};
+
+template <typename T, bool kVector>
+struct RowInMemory {
+  uint thread_index, threads;
+  Threadgroup group;
+
+  template <typename Formula>
+  METAL_FUNC void run(Tensors<T> tensors, constant NormParams& params,
+                      uint threadgroup_index) const {
+    tensors.template move_to_row<Formula>(params.first_row + threadgroup_index, params);
+    norm_in_memory<Formula, T, kVector>(tensors, params, thread_index, threads, group);
+  }
+};
+
+// Threadgroups of segments follow one another.
+template <typename Formula, int s = 0, bool kLast = s + 1 == int(SegmentOf<Formula, s>::kCount)>
+struct Segments {
+  template <typename Rows, typename T>
+  static METAL_FUNC void run(Rows rows, Tensors<T> tensors, constant NormParams* segments,
+                             uint threadgroup_index) {
+    if (threadgroup_index < segments[s].threadgroups) {
+      Segments<Formula, s, true>::run(rows, tensors, segments, threadgroup_index);
+    } else {
+      Segments<Formula, s + 1>::run(rows, tensors, segments,
+                                    threadgroup_index - segments[s].threadgroups);
+    }
+  }
+};
+template <typename Formula, int s>
+struct Segments<Formula, s, true> {
+  template <typename Rows, typename T>
+  static METAL_FUNC void run(Rows rows, Tensors<T> tensors, constant NormParams* segments,
+                             uint threadgroup_index) {
+    rows.template run<typename SegmentOf<Formula, s>::type>(tensors, segments[s],
+                                                            threadgroup_index);
+  }
+};
 
 template <typename Formula, typename T, int kWords, bool kVector>
 [[kernel, max_total_threads_per_threadgroup(kMaxThreads)]] void norm_simd(
     NORM_BUFFERS, uint threadgroup_index [[threadgroup_position_in_grid]],
     uint thread_index [[thread_index_in_threadgroup]], uint threads [[threads_per_threadgroup]]) {
-  // In units of rows before lanes, so that the product with threads cannot overflow.
-  const uint row_in_dispatch =
-      threadgroup_index * (threads / lanes_per_row) + thread_index / lanes_per_row;
-  // Lanes past the last row keep it company: SIMD functions need them all.
-  const bool active = row_in_dispatch < params.rows;
   NORM_TENSORS(tensors)
-  tensors.template move_to_row<Formula>(
-      params.first_row + (active ? row_in_dispatch : params.rows - 1), params);
-  norm_in_registers<Formula, T, kWords, kVector>(tensors, params, thread_index % lanes_per_row,
-                                                 lanes_per_row, SimdgroupLanes(), active);
+  const SimdRows<T, kWords, kVector> rows = {thread_index, threads};
+  Segments<Formula>::run(rows, tensors, segments, threadgroup_index);
 }
 
 template <typename Formula, typename T, int kWords, bool kVector>
@@ -215,12 +308,11 @@ template <typename Formula, typename T, int kWords, bool kVector>
     uint thread_index [[thread_index_in_threadgroup]], uint threads [[threads_per_threadgroup]],
     uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]],
     uint simdgroups [[simdgroups_per_threadgroup]]) {
-  threadgroup float scratch[Formula::kSums * kMaxSimdgroups];
+  threadgroup float scratch[SegmentOf<Formula, 0>::type::kSums * kMaxSimdgroups];
   NORM_TENSORS(tensors)
-  tensors.template move_to_row<Formula>(params.first_row + threadgroup_index, params);
-  const Threadgroup group = threadgroup_with(scratch, simdgroup, lane, simdgroups);
-  norm_in_registers<Formula, T, kWords, kVector>(tensors, params, thread_index, threads, group,
-                                                 true);
+  const RowInRegisters<T, kWords, kVector> rows = {
+      thread_index, threads, threadgroup_with(scratch, simdgroup, lane, simdgroups)};
+  Segments<Formula>::run(rows, tensors, segments, threadgroup_index);
 }
 
 template <typename Formula, typename T, bool kVector>
@@ -229,11 +321,11 @@ template <typename Formula, typename T, bool kVector>
     uint thread_index [[thread_index_in_threadgroup]], uint threads [[threads_per_threadgroup]],
     uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]],
     uint simdgroups [[simdgroups_per_threadgroup]]) {
-  threadgroup float scratch[Formula::kSums * kMaxSimdgroups];
+  threadgroup float scratch[SegmentOf<Formula, 0>::type::kSums * kMaxSimdgroups];
   NORM_TENSORS(tensors)
-  tensors.template move_to_row<Formula>(params.first_row + threadgroup_index, params);
-  const Threadgroup group = threadgroup_with(scratch, simdgroup, lane, simdgroups);
-  norm_in_memory<Formula, T, kVector>(tensors, params, thread_index, threads, group);
+  const RowInMemory<T, kVector> rows = {thread_index, threads,
+                                        threadgroup_with(scratch, simdgroup, lane, simdgroups)};
+  Segments<Formula>::run(rows, tensors, segments, threadgroup_index);
 }
 
 // ---- names that the host looks up: op, kernel, words, dtype, access -----------------------------

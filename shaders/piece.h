@@ -10,6 +10,7 @@ template <typename Formula, typename T, bool kVector>
 struct Piece {
   typedef ValuesOf<T> Values;
   typedef uint Index;
+  enum { kElements = Element<T>::kPerWord };
 
   thread const Tensors<T>* tensors;
   thread const Prefetched<Formula, T, kVector>* prefetched;
@@ -52,7 +53,7 @@ struct Piece {
   METAL_FUNC float element(int t, uint i) const { return tensors->element(t, i); }
 
   METAL_FUNC Values expert(int t, uint k) const {
-    return load(tensors->input(t) + k * params->expert_stride);
+    return load(tensors->input(t) + k * params->steps[t]);
   }
   METAL_FUNC uint top_k() const { return params->top_k; }
 
@@ -92,13 +93,13 @@ struct Piece {
     result.dim = count;
     return result;
   }
-  METAL_FUNC bool is_there() const { return word * Element<T>::kPerWord < dim; }
+  METAL_FUNC bool is_there() const { return word * kElements < dim; }
 
   METAL_FUNC void store(Results<Values, Formula::kResults> results) const {
 #pragma unroll
     for (int r = 0; r < Formula::kResults; ++r) {
-      Access<T, kVector>::store(tensors->results[r] + start, word, dim,
-                                Element<T>::pack(results.values[r].v));
+      Access<T, kVector>::store(tensors->results[FirstResult<Formula>::value + r] + start, word,
+                                dim, Element<T>::pack(results.values[r].v));
     }
   }
 

@@ -31,7 +31,7 @@ constant bool has_result3 [[function_constant(kHasResult3Constant)]];
       device T *result1 [[buffer(kResult1Buffer), function_constant(has_result1)]],          \
       device T *result2 [[buffer(kResult2Buffer), function_constant(has_result2)]],          \
       device T *result3 [[buffer(kResult3Buffer), function_constant(has_result3)]],          \
-      constant NormParams &params [[buffer(kParamsBuffer)]]
+      constant NormParams *segments [[buffer(kParamsBuffer)]]
 
 #define SET_IF(condition, target, value) \
   if (condition) {                       \
@@ -70,14 +70,25 @@ struct Tensors {
       }
     }
 #pragma unroll
-    for (int r = 0; r < Formula::kResults; ++r) {
+    for (int i = 0; i < Formula::kResults; ++i) {
+      const int r = FirstResult<Formula>::value + i;
       results[r] += row_offset(params.results[r], row);
     }
   }
 
+  // Within that row.
+  template <typename Formula>
+  METAL_FUNC void move_to_head(uint head, constant NormParams& params) {
+#pragma unroll
+    for (int t = 0; t < Formula::kTensors; ++t) {
+      tensors[t] = from(t, head * params.steps[t]);
+    }
+    results[FirstResult<Formula>::value] += head * ulong(params.dim / params.heads);
+  }
+
   // From an element of the row on.
-  METAL_FUNC device const void* from(int t, uint first) const {
-    const ulong bytes = ulong(first) * element_size(tensor_type(tensor_types, t));
+  METAL_FUNC device const void* from(int t, long first) const {
+    const long bytes = first * element_size(tensor_type(tensor_types, t));
     return static_cast<device const uchar*>(tensors[t]) + bytes;
   }
 

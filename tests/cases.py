@@ -109,6 +109,7 @@ class Case:
     # Of the last leading dimensions, those that an operand has; along others it is broadcast.
     kept: Mapping[str, tuple[bool, ...]] = field(default_factory=dict)
     rotated: float = 1.0  # how much of a row
+    other_heads: int = 0  # of inputs but the first, where they may be other than leading[-1]
     top_k: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
     constant: tuple[str, ...] = ()  # tensors whose elements are all alike
@@ -127,6 +128,8 @@ class Case:
     def _usual(self) -> dict[Role, tuple[int, ...]]:
         """Shapes by role."""
         shapes = shapes_of(self.leading, self.dim, self.scale, self.top_k)
+        if self.options.get("across_heads"):
+            shapes["weight"] = (self.leading[-1] * self.dim,)
         pairs = int(self.rotated * (self.dim // 2))
         columns = pairs * (2 if self.options.get("full_tables") else 1)
         return shapes | {"angles": (*self.leading, columns)}
@@ -138,10 +141,30 @@ class Case:
         names = [name for name in self.kept if name not in whole]
         shapes = {name: usual["angles"] for name in op.named("angles")}
         for name in names:
-            columns = usual[op.tensors[name].role][-1]
-            shapes[name] = broadcast(self.leading, columns, self.kept[name])
+            role = op.tensors[name].role
+            across = self.options.get("across_heads") and role == "weight"
+            leading = self.leading[:-1] if across else self.leading
+            shapes[name] = broadcast(leading, usual[role][-1], self.kept[name])
+        if self.other_heads:
+            shapes |= self._of_other_heads(op, shapes)
         ones = op.named("scale") if self.scale == "one" else []
         return shapes | dict.fromkeys(ones, (1,) * (1 + self.ones))
+
+    def _of_other_heads(
+        self, op: Op, unusual: Mapping[str, tuple[int, ...]]
+    ) -> dict[str, tuple[int, ...]]:
+        """Inputs but the first, their weights, and tables that are the same for all heads."""
+        inputs = dict.fromkeys(op.inputs[1:], (*self.leading[:-1], self.other_heads, self.dim))
+        operands = {}
+        for name in (*op.named("weight")[1:], *op.named("angles")):
+            role = op.tensors[name].role
+            *leading, columns = unusual.get(name, self._usual()[role])
+            if self.options.get("across_heads") and role == "weight":
+                columns = self.other_heads * self.dim
+            elif leading:
+                leading[-1] = 1
+            operands[name] = (*leading, columns)
+        return inputs | operands
 
     def contiguous(self, device: str) -> Call:
         op = OPS[self.op]
@@ -198,7 +221,8 @@ class Case:
         yield from less(scale="dim")
         yield from less(rotated=1.0)
         yield from less(top_k=1)
-        if not self.layouts and not self.outs:
+        yield from less(other_heads=0)
+        if not self.layouts and not self.outs and not self.options.get("across_heads"):
             yield from less(leading=())
             yield from less(leading=self.leading[1:])
             yield from less(leading=tuple(min(n, 1) for n in self.leading))
@@ -236,8 +260,9 @@ def random_case(random: Random, op: Op | None = None, long_rows: float = 0.0) ->
             if random.choice([False, True])
         },
         rotated=random.choice([1.0, 1.0, 0.5, 0.3]),
+        other_heads=random.choice([0, 1, 2, 5]) if op.has_segments and leading else 0,
         top_k=random.randint(1, 5),
-        options=_options(random, op, dim),
+        options=_options(random, op, leading, dim),
         constant=tuple(name for name in op.tensors if random.randint(0, 15) == 0),
         magnitude=random.choice([1.0] * 8 + MAGNITUDES[dtype]),
         in_place=_in_place(random, op),
@@ -252,7 +277,9 @@ def random_case(random: Random, op: Op | None = None, long_rows: float = 0.0) ->
     layouts = {name: Layout.random(random, rank) for name, rank in case.ranks().items()}
     layouts = {name: layout for name, layout in layouts.items() if layout is not None}
     outs = {}
-    if len(leading) + bool(case.options.get("group_size")) <= 3:  # they fold
+    if case.options.get("across_heads"):
+        pass  # heads of a result lie one after another
+    elif len(leading) + bool(case.options.get("group_size")) <= 3:  # they fold
         some = [i for i in range(len(op.results)) if random.choice([False, True])]
         outs = {i: Layout.of_out(random, len(leading) + 1) for i in some}
     vanishes = op.gates and case.options["activation"] != "none"  # a gate may, once activated
@@ -262,7 +289,7 @@ def random_case(random: Random, op: Op | None = None, long_rows: float = 0.0) ->
     return dataclasses.replace(case, planted=tuple(planted), layouts=layouts, outs=outs)
 
 
-def _options(random: Random, op: Op, dim: int) -> dict[str, Any]:
+def _options(random: Random, op: Op, leading: tuple[int, ...], dim: int) -> dict[str, Any]:
     chosen: dict[str, Any] = {
         "eps": random.choice([1e-6, 1e-5, 1e-2]),
         "weight_offset": random.choice([0.0, 1.0, -0.5]),
@@ -276,6 +303,8 @@ def _options(random: Random, op: Op, dim: int) -> dict[str, Any]:
     if op.rotates:
         chosen["interleaved"] = random.choice([False, True])
         chosen["full_tables"] = random.choice([False, True])
+        across = len(leading) > 0 and leading[-1] > 0
+        chosen["across_heads"] = across and random.choice([False, False, True])
         chosen["rope_rounding"] = random.choice(["once", "products", "addcmul"])
     if op.activates:
         chosen["activation"] = random.choice(["none", "silu", "gelu_tanh", "sigmoid"])
@@ -288,6 +317,8 @@ def _options(random: Random, op: Op, dim: int) -> dict[str, Any]:
 
 def _in_place(random: Random, op: Op) -> dict[int, str]:
     count = random.randint(0, min(len(op.results), len(op.inputs)))
+    if op.has_segments:
+        return dict(random.sample(op.in_place, count))
     written = random.sample(range(len(op.results)), count)
     return dict(zip(written, random.sample(op.inputs, count), strict=True))
 
@@ -316,7 +347,8 @@ def check_case(case: Case, device: str) -> None:
 def check_a_row(call: Call, which: int, results: tuple[Tensor, ...]) -> None:
     """A row alone gives the bits that it gives among others."""
     count = call.shape[:-1].numel()
-    if count > 0:
+    of_one_row = not call.options.get("across_heads") and len(set(call.shapes)) == 1
+    if count > 0 and of_one_row:
         alone = call.with_leading(count).rows(which % count)()
         for a, result in zip(alone, results, strict=True):
             assert_same_bits(a, result.reshape(count, -1)[which % count])

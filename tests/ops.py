@@ -19,6 +19,7 @@ from torch import Tensor
 import torch_mlxnorm
 from torch_mlxnorm import reference
 from torch_mlxnorm._roles import OPS as TABLES
+from torch_mlxnorm._roles import RESULTS
 
 Role = Literal["input", "experts", "weight", "scale", "routing_weights", "angles"]
 ScaleKind = Literal["one", "dim", "rows"]
@@ -115,6 +116,27 @@ class Op:
     def rotates(self) -> bool:
         return bool(self.named("angles"))
 
+    @cached_property
+    def has_segments(self) -> bool:
+        """Is several norms side by side, each of an input of its own?"""
+        return self.rotates and len(self.results) > 1
+
+    def compared_with(self, name: str) -> str:
+        """The input that an argument is checked against: that of its segment, or the first one."""
+        segments = self.inputs if self.has_segments else []
+        return next((i for i in segments if name.startswith(f"{i}_")), self.first)
+
+    @cached_property
+    def may_overwrite(self) -> list[list[str]]:
+        """The inputs that each result may be written over."""
+        likes = RESULTS[self.name].values()
+        return [[like] if self.has_segments else self.inputs for like in likes]
+
+    @cached_property
+    def in_place(self) -> list[tuple[int, str]]:
+        """Results and the inputs that they may be written over."""
+        return [(i, name) for i, names in enumerate(self.may_overwrite) for name in names]
+
     def operands_beside(self, dtype: torch.dtype) -> dict[str, dict[str, Any]]:
         """The choices of OPERANDS that are not one another beside inputs of that dtype."""
         float32_differs = dtype != torch.float32 and len(self.operands) > 1
@@ -147,7 +169,7 @@ class Op:
 
     @cached_property
     def has_second_norm_of_a_sum(self) -> bool:
-        return self.rounds and len(self.results) > 1
+        return self.rounds and len(self.results) > 1 and not self.has_segments
 
     @cached_property
     def scale_kinds(self) -> list[ScaleKind]:
@@ -172,8 +194,10 @@ class Op:
         """`shapes` are those of tensors that have not the shape that is usual for their role.
         `float32` chooses among the operands. The others have the inputs' dtype or, if `mixed`, each
         the next one of DTYPES, from as many places past the inputs' on."""
-        full = options.get("full_tables", False)
+        full, across = options.get("full_tables", False), options.get("across_heads", False)
         usual, unusual = shapes_of(leading, dim, scale, top_k, full), shapes or {}
+        if across:
+            usual["weight"] = (leading[-1] * dim,)
         kinds = dict.fromkeys(self.tensors, dtype)
         for i, name in enumerate(self.operands if mixed else []):
             kinds[name] = DTYPES[(DTYPES.index(dtype) + mixed + i) % len(DTYPES)]
@@ -258,8 +282,15 @@ class Call:
 
     @property
     def shape(self) -> torch.Size:
-        """Of every result."""
+        """Of every result, unless they have segments of their own."""
         return self[self.op.inputs[-1]].shape
+
+    @property
+    def shapes(self) -> list[torch.Size]:
+        """Of the results."""
+        if self.op.has_segments:
+            return [self[like].shape for like in RESULTS[self.op.name].values()]
+        return [self.shape] * len(self.op.results)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -322,7 +353,7 @@ class Call:
     def empty_outs(self) -> tuple[Tensor, ...]:
         like = self[self.op.inputs[-1]]
         return tuple(
-            torch.empty(self.shape, dtype=self.dtype, device=like.device) for _ in self.op.results
+            torch.empty(shape, dtype=self.dtype, device=like.device) for shape in self.shapes
         )
 
     def reference(self) -> tuple[Tensor, ...]:
@@ -374,10 +405,10 @@ def run(call: Call) -> tuple[Tensor, ...]:
     """The results, which come out the same in poisoned `out` tensors, with nothing else written."""
     results = call()
     like = call[call.op.inputs[-1]]
-    for result in results:
-        assert result.shape == call.shape and result.dtype == call.dtype
+    for result, shape in zip(results, call.shapes, strict=True):
+        assert result.shape == shape and result.dtype == call.dtype
         assert result.device == like.device and result.is_contiguous()
-    guarded = [Guarded(call.shape, call.dtype, like.device) for _ in results]
+    guarded = [Guarded(shape, call.dtype, like.device) for shape in call.shapes]
     outs = call(out=[g.tensor for g in guarded])
     assert_all_same_bits(outs, results)
     for g in guarded:
@@ -396,9 +427,10 @@ def check(call: Call) -> tuple[Tensor, ...]:
 def assert_allowed(call: Call, results: Sequence[Tensor]) -> None:
     overflows: list[Tensor] = []
     all_bounds = call.bounds(overflows)
-    overflowed = torch.stack(overflows).any(dim=0)
-    everything = zip(call.op.results, results, all_bounds, call.reference(), strict=True)
-    for name, result, bounds, exact in everything:
+    if not call.op.has_segments:
+        overflows = [torch.stack(overflows).any(dim=0)] * len(results)
+    everything = zip(call.op.results, results, all_bounds, call.reference(), overflows, strict=True)
+    for name, result, bounds, exact, overflowed in everything:
         assert_within(result, bounds, f"{call.op.name}: {name}", overflowed)
         if call.options.get("round_intermediates"):
             exact = exact.to(call.dtype).double()  # as the last step of the intervals

@@ -23,6 +23,7 @@ class Steps(Protocol[V]):
     rounds nothing that writing would not."""
 
     def norm(self, x: V, weight: V | None) -> V: ...
+    def norm_of_heads(self, x: V, weight: V | None) -> V: ...
     def add(self, a: V, b: V) -> V: ...
     def mul(self, x: V, factor: V) -> V: ...
     def activated(self, scale: V) -> V: ...
@@ -52,7 +53,16 @@ def _gated_rms_norm(do: Steps[V], t: Operands) -> tuple[V, ...]:
 
 
 def _rms_norm_rope(do: Steps[V], t: Operands) -> tuple[V, ...]:
-    return (do.rotated(do.norm(t["x"], t["weight"]), t["cos"], t["sin"]),)
+    return (do.rotated(do.norm_of_heads(t["x"], t["weight"]), t["cos"], t["sin"]),)
+
+
+def _qk_norm_rope(do: Steps[V], t: Operands) -> tuple[V, ...]:
+    norms = (do.norm_of_heads(t["q"], t["q_weight"]), do.norm_of_heads(t["k"], t["k_weight"]))
+    return tuple(do.rotated(y, t["cos"], t["sin"]) for y in norms)
+
+
+def _qkv_norm_rope(do: Steps[V], t: Operands) -> tuple[V, ...]:
+    return *_qk_norm_rope(do, t), do.norm_of_heads(t["v"], None)
 
 
 def _rms_norm_triple(do: Steps[V], t: Operands) -> tuple[V, ...]:
@@ -103,6 +113,8 @@ FORMULAS: dict[str, Callable[[Steps[Any], Operands], tuple[Any, ...]]] = {
     "rms_norm_modulate": _rms_norm_modulate,
     "gated_rms_norm": _gated_rms_norm,
     "rms_norm_rope": _rms_norm_rope,
+    "qk_norm_rope": _qk_norm_rope,
+    "qkv_norm_rope": _qkv_norm_rope,
     "rms_norm_triple": _rms_norm_triple,
     "add_rms_norm": _add_rms_norm,
     "rms_norm_add": _rms_norm_add,
@@ -131,6 +143,7 @@ class Options:
     group_size: int = 0
     interleaved: bool = False
     full_tables: bool = False
+    across_heads: bool = False
     rope_rounding: RopeRounding = "once"
 
 
@@ -232,6 +245,11 @@ class Chain:
             result = self.norm(x.float() * gate, weight).to(x.dtype)
         return result.flatten(-2)
 
+    def norm_of_heads(self, x: Tensor, weight: Tensor | None) -> Tensor:
+        if self.options.across_heads:
+            return self.norm(x.flatten(-2), weight).reshape(x.shape)
+        return self.norm(x, weight)
+
     def rotated(self, y: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         partner, c, s = _turns(self.options, y.shape[-1], cos.cpu().float(), sin.cpu().float())
         on_cpu = y.cpu().float()
@@ -326,6 +344,13 @@ class Bounds:
         lost = lost.any(dim=-1, keepdim=True)
         self.overflows.append((self.overflows.pop() | lost).expand(x.shape).flatten(-2))
         return self.R(Interval(result.low.flatten(-2), result.high.flatten(-2)))
+
+    def norm_of_heads(self, x: Tensor, weight: Tensor | None) -> Interval:
+        if not self.options.across_heads:
+            return self.norm(x, weight)
+        result = self.norm(x.flatten(-2), weight)
+        self.overflows.append(self.overflows.pop().unsqueeze(-2))
+        return Interval(result.low.reshape(x.shape), result.high.reshape(x.shape))
 
     def rotated(self, y: Interval, cos: Tensor, sin: Tensor) -> Interval:
         partner, c, s = _turns(self.options, y.low.shape[-1], cos.cpu(), sin.cpu())

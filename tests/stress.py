@@ -91,7 +91,7 @@ def _job(case: Case, device: str, how: str) -> Job:
 
 
 def _over_an_activation(call: Call) -> Results:
-    name = call.op.inputs[-1]
+    name = call.op.may_overwrite[0][-1]
     overwritten = call.mapped(torch.clone, [name])
     return overwritten(out=[overwritten[name], *call.empty_outs()[1:]])
 

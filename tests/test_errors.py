@@ -72,15 +72,21 @@ def mistakes(op: Op) -> Iterator[Mistake]:
     for name in op.inputs:
         if name != first:
             yield of_type(name, torch.float32, f"float16 (as {first})")
-            for wrong in ((2, 9), (3, 8), (1, 8), (8,), (16,), (1, 2, 8)):
-                yield of(name, *wrong, expected=f"shape [2, 8] ({like})")
+            wrongs = [(2, 9), (3, 8), (1, 8), (8,), (16,), (1, 2, 8)]
+            expected = f"shape [2, 8] ({like})"
+            if op.has_segments:
+                wrongs = [(2, 9), (3, 9), (8,), (16,), (1, 2, 8)]
+                expected += " but for one dimension before the last"
+            for wrong in wrongs:
+                yield of(name, *wrong, expected=expected)
     for name in op.operands:
         for dtype in (torch.int16, torch.int32):
             yield of_type(name, dtype, "float32, float16 or bfloat16")
     for name in op.named("weight", "scale"):
         scalar = op.tensors[name].role == "scale"
         expected = "1 element, or " if scalar else ""
-        expected += f"a last dimension of 8 and a shape that broadcasts to [2, 8] ({like})"
+        as_first = f"as {op.compared_with(name)}" if op.has_segments else like
+        expected += f"a last dimension of 8 and a shape that broadcasts to [2, 8] ({as_first})"
         # Of dim elements, or one for each row, whether or not PyTorch would broadcast them.
         columns = [(8, 1), (1, 8, 1), (2, 4), (2, 1), (2, 1, 1)]
         ones: list[tuple[int, ...]] = [] if scalar else [(), (1,), (1, 1)]
@@ -110,6 +116,7 @@ def mistakes(op: Op) -> Iterator[Mistake]:
         text = 'rope_rounding must be "once", "products" or "addcmul", got "twice"'
         make = lambda call: call.under(rope_rounding="twice")()  # noqa: E731
         yield Mistake("rope_rounding", ValueError, text, make)
+        yield from wrong_heads(op)
 
     if op.modulates:
         text = 'modulation must be "steps", "addcmul" or "once", got "fused"'
@@ -117,10 +124,12 @@ def mistakes(op: Op) -> Iterator[Mistake]:
         yield Mistake("modulation", ValueError, text, make)
 
     for i, name in enumerate(op.results):
-        text = f"{name} must be float16 (as {first}), got float32"
+        model = op.compared_with(name)
+        text = f"{name} must be float16 (as {model}), got float32"
         yield Mistake(f"{name}: float32", TypeError, text, out_replaced(i, Tensor.float))
+        as_model = f"as {model}" if op.has_segments else like
         for wrong in ((2, 9), (16,)):
-            text = f"{name} must have shape [2, 8] ({like}), got {list(wrong)}"
+            text = f"{name} must have shape [2, 8] ({as_model}), got {list(wrong)}"
             make = out_replaced(i, lambda out, wrong=wrong: out.new_empty(wrong))
             yield Mistake(f"{name}: {wrong}", RuntimeError, text, make)
         for what, strides, text in (
@@ -131,6 +140,34 @@ def mistakes(op: Op) -> Iterator[Mistake]:
             text = f"{name} must have {text}, got strides {list(strides)} for shape [2, 8]"
             make = out_replaced(i, lambda out, s=strides: out.new_empty(16).as_strided((2, 8), s))
             yield Mistake(f"{name}: {what}", RuntimeError, text, make)
+
+
+def wrong_heads(op: Op) -> Iterator[Mistake]:
+    """Of what is normalized across heads, beside rows [2, 8] for two of them."""
+    first, weight = op.first, op.named("weight")[0]
+
+    def mistake(what: str, text: str, i: int | None = None, **shapes: tuple[int, ...]) -> Mistake:
+        def make(call: Call) -> object:
+            like = call[first]
+            tensors = {weight: like.new_ones(16)}
+            tensors |= {name: like.new_ones(shape) for name, shape in shapes.items()}
+            across = call.under(across_heads=True).having(**tensors)
+            outs = list(call.empty_outs())
+            outs[0] = torch.empty(2, 16, dtype=like.dtype, device=like.device)[:, :8]
+            return across(out=outs) if i is not None else across()
+
+        return Mistake(what, RuntimeError, text, make)
+
+    shape = "heads and theirs (across_heads), got shape [8]"
+    yield mistake("one head", f"{first} must have at least 2 dimensions, {shape}", **{first: (8,)})
+    text = f"{first} must have at least 1 head (across_heads), got shape [0, 8]"
+    yield mistake("no head", text, **{first: (0, 8)})
+    text = f"{weight} must have a last dimension of 16 and a shape that broadcasts to [16] (as "
+    text += f"{first}, its heads one row), got shape [8]"
+    yield mistake("weight of one head", text, **{weight: (8,)})
+    others = {name: (16,) for name in op.named("weight")}
+    text = f"{op.results[0]} must have heads one after another (across_heads), got strides [16, 1] "
+    yield mistake("heads apart", text + "for shape [2, 8]", 0, **others)
 
 
 def wrong_angles(op: Op, name: str) -> Iterator[Mistake]:
@@ -191,7 +228,9 @@ def test_error_for_another_device(mps: str, op: Op, here: str, there: str) -> No
     def assert_raises(name: str, wrong: Call, outs: list[Tensor] | None = None) -> None:
         with pytest.raises(RuntimeError) as raised:
             wrong(out=outs)
-        expected = f"{name} must be on {NAMES[here]} (as {op.first}), got {NAMES[there]}"
+        expected = (
+            f"{name} must be on {NAMES[here]} (as {op.compared_with(name)}), got {NAMES[there]}"
+        )
         assert str(raised.value).splitlines()[0] == f"mlxnorm::{op.name}: {expected}"
 
     for name in list(op.tensors)[1:]:

@@ -35,7 +35,12 @@ def own_options(op: Op) -> dict[str, object]:
     options |= {"norm_before_gate": False, "group_size": 0} if op.gates else {}
     options |= {"activation": "silu" if op.gates else "none"} if op.activates else {}
     options |= {"scale_offset": 1.0, "modulation": "steps"} if op.modulates else {}
-    rotation = {"interleaved": False, "full_tables": False, "rope_rounding": "once"}
+    rotation = {
+        "interleaved": False,
+        "full_tables": False,
+        "across_heads": False,
+        "rope_rounding": "once",
+    }
     return options | (rotation if op.rotates else {})
 
 

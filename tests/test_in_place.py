@@ -27,8 +27,8 @@ PARTS = {16: 12, 48: 48, 52: 26, 1000: 1000, 1001: 500, 4104: 4104, 20000: 12000
 
 def overwriting(call: Call) -> tuple[Tensor, ...]:
     """The results, in the place of what they are computed from."""
-    copied = call.mapped(torch.clone, [call.op.first])
-    return copied(out=[copied[call.op.first]])
+    copied = call.mapped(torch.clone, call.op.inputs)
+    return copied(out=[copied[name] for name in call.op.inputs])
 
 
 @pytest.mark.usefixtures("simulated_mps")
@@ -52,16 +52,17 @@ def test_thread_order_does_not_change_a_bit(
 def test_a_slice_of_a_packed_projection(
     device: str, op: Op, dim: int, rotated: int, interleaved: bool
 ) -> None:
-    """[tokens, 3, heads, dim], of which the keys are overwritten."""
-    packed = randn(5, 3, 2, dim, dtype=torch.float16, device=device)
+    """Every other one of [tokens, slices, heads, dim] is overwritten."""
+    count = len(op.inputs)
+    packed = randn(5, 2 * count + 1, 2, dim, dtype=torch.float16, device=device)
     shapes = dict.fromkeys(op.named("angles"), (5, 1, rotated // 2))
     call = op.call((5, 2), dim, torch.float16, device, shapes=shapes, interleaved=interleaved)
-    keys = packed.clone()[:, 1]
-    call = call.having(**{op.first: keys})
-    expected, whole = call(), keys._base
-    assert whole is not None
-    call(out=[keys])
-    assert_all_same_bits([keys], expected)
+    whole = packed.clone()
+    slices = whole[:, 1::2].unbind(1)
+    call = call.having(**dict(zip(op.inputs, slices, strict=True)))
+    expected = call()
+    call(out=slices)
+    assert_all_same_bits(slices, expected)
     assert torch.equal(whole[:, ::2], packed[:, ::2])
 
 
@@ -74,14 +75,10 @@ TOGETHER = """\
       second.store(Formula::rotate(second, y1, y0));
     }
 """
-# Whose word lies in the second half finishes that.
+# The second half is left to a neighbour.
 EACH_ITS_OWN = """\
       first.store(Formula::rotate(first, finished(first).values[0], -finished(second).values[0]));
-      return;
-    }
-    first.word -= first.dim * sizeof(float) / sizeof(Values);
-    second.word = first.word;
-    if (first.is_there()) {
+      first.word = second.word = (first.word + 1) % (first.dim / Piece::kElements);
       second.store(Formula::rotate(second, finished(second).values[0], finished(first).values[0]));
     }
 """
@@ -97,13 +94,13 @@ product.load(Path(sys.argv[1]), metallibs=False)
 from ops import OPS
 from test_in_place import overwriting
 
-for dim in (48, 1008):
-    call = OPS["rms_norm_rope"].call((3,), dim, torch.bfloat16, "mps")
+for name, dim in (("rms_norm_rope", 48), ("rms_norm_rope", 1008), ("qkv_norm_rope", 48)):
+    call = OPS[name].call((3,), dim, torch.bfloat16, "mps")
     metal_sim.assert_order_independent(call, 3)
-    print(dim, "is right elsewhere")
+    print(name, dim, "is right elsewhere")
     try:
         metal_sim.assert_order_independent(lambda: overwriting(call), 3)
-        print(dim, "is right in place")
+        print(name, dim, "is right in place")
     except metal_sim.OrderDependence as error:
         print(error)
 """
@@ -126,8 +123,9 @@ def test_a_store_before_another_thread_has_read_is_noticed(
 ) -> None:
     lines = early_store.stdout.splitlines()
     assert [line for line in lines if "is right" in line] == [
-        "48 is right elsewhere",
-        "1008 is right elsewhere",
+        "rms_norm_rope 48 is right elsewhere",
+        "rms_norm_rope 1008 is right elsewhere",
+        "qkv_norm_rope 48 is right elsewhere",
     ], early_store.stderr
-    for kernel in ("simd_2", "row_2"):
-        assert any(f"[rms_norm_rope_{kernel}_bfloat16_vector]" in line for line in lines)
+    for kernel in ("rms_norm_rope_simd_2", "rms_norm_rope_row_2", "qkv_norm_rope_simd_2"):
+        assert any(f"[{kernel}_bfloat16_vector]" in line for line in lines)

@@ -47,11 +47,11 @@ def test_in_place(device: str, op: Op, dim: int, dtype: torch.dtype) -> None:
     """Each result over each activation, and as many as there are at once."""
     call = op.call((3,), dim, dtype, device)
     expected = call()
-    pairs: list[tuple[tuple[int, str], ...]] = [
-        ((i, name),) for i in range(len(expected)) for name in op.inputs
-    ]
+    pairs: list[tuple[tuple[int, str], ...]] = [(pair,) for pair in op.in_place]
     count = min(len(expected), len(op.inputs))
-    if count > 1:
+    if op.has_segments:
+        pairs.append(tuple(op.in_place))
+    elif count > 1:
         first = range(len(expected))[:count]
         pairs += [
             tuple(zip(first, p, strict=True)) for p in itertools.permutations(op.inputs, count)
@@ -69,7 +69,7 @@ def test_in_place_of_a_view(device: str, op: Op) -> None:
     """The same contiguous tensor may come as another Python object, or at an offset."""
     call = op.call((4,), 32, torch.float32, device)
     expected = call()
-    name = op.inputs[-1]
+    name = op.may_overwrite[0][-1]
     storage = torch.full((256,), POISON, device=device)
     x = storage[64:192].view(4, 32).copy_(call[name])
     outs = [storage[64:192].view(4, 32), *call.empty_outs()[1:]]
@@ -77,7 +77,7 @@ def test_in_place_of_a_view(device: str, op: Op) -> None:
     assert storage[:64].cpu().eq(POISON).all() and storage[192:].cpu().eq(POISON).all()
 
 
-@each_op_that(lambda op: len(op.inputs) > 1)
+@each_op_that(lambda op: len(op.inputs) > 1 and not op.has_segments)
 def test_in_place_of_a_tensor_given_twice(device: str, op: Op) -> None:
     call = op.call((3,), 1000, torch.bfloat16, device)
     twice = call.having(**dict.fromkeys(op.inputs, call[op.inputs[0]]))
@@ -149,9 +149,7 @@ def test_strided(device: str, op: Op, dim: int, dtype: torch.dtype) -> None:
 def test_strided_in_place(device: str, op: Op) -> None:
     call = op.call(LEADING, 48, torch.bfloat16, device)
     expected = call()
-    for (name, i), make in itertools.product(
-        itertools.product(op.inputs, range(len(op.results))), STRIDED.values()
-    ):
+    for (i, name), make in itertools.product(op.in_place, STRIDED.values()):
         x = make(call[name]).copy_(call[name])
         outs = list(call.empty_outs())
         outs[i] = x
@@ -207,7 +205,7 @@ BESIDE: dict[str, tuple[tuple[int, ...], int, bool]] = {
 def test_what_shares_memory(device: str, op: Op, what: str) -> None:
     strides, offset, shares = BESIDE[what]
     call = op.call((2,), 8, torch.float32, device)
-    name = op.inputs[-1]
+    name = op.may_overwrite[0][-1]
     storage = torch.zeros(96, device=device)
     x = storage.as_strided((2, 8), (24, 1)).copy_(call[name])
     outs = [storage.as_strided((2, 8), strides, offset), *call.empty_outs()[1:]]
@@ -247,7 +245,7 @@ def overlapping(call: Call, name: str, shift: int) -> tuple[Call, Tensor]:
 def test_error_for_overlap(device: str, op: Op) -> None:
     call = op.call((4,), 16, torch.float32, device, scale=op.scale_kinds[-1])
     for (i, result), name in itertools.product(enumerate(op.results), op.tensors):
-        in_place = op.tensors[name].role == "input"
+        in_place = name in op.may_overwrite[i]
         unless = " unless it is the same tensor with the same strides" if in_place else ""
         text = f"mlxnorm::{op.name}: {result} must not share memory with {name}{unless}, got bytes"
         for shift in (-1, 3) if in_place else (-1, 0, 3):
@@ -265,7 +263,7 @@ def test_error_for_overlap(device: str, op: Op) -> None:
 def test_error_for_overlap_of_strided_tensors(device: str, op: Op) -> None:
     """Not the same tensor, though it begins where out begins."""
     call = op.call((8,), 8, torch.float32, device)
-    for name in op.inputs:
+    for name in op.may_overwrite[0]:
         storage = torch.ones(64, device=device)
         transposed = call.having(**{name: storage.view(8, 8).t()})
         with pytest.raises(RuntimeError, match=f"must not share memory with {name} unless"):

@@ -58,10 +58,10 @@ extern "C" void instantiation_of(const char* op, int dtype, int64_t dim, int ali
 
 extern "C" int dispatch_rows(int dtype, int64_t rows, int64_t dim, int most, int64_t* result) {
   const Plan p = plan_rows(DType(dtype), rows, dim, true, Access::automatic);
-  const std::vector<Dispatch> all = dispatches(p, rows);
+  const std::vector<Dispatch> all = dispatches(p, {&rows, 1});
   for (int i = 0; i < most && i < int(all.size()); ++i) {
-    result[3 * i] = int64_t(all[i].first_row);
-    result[3 * i + 1] = all[i].rows;
+    result[3 * i] = int64_t(all[i].shares[0].first_row);
+    result[3 * i + 1] = all[i].shares[0].rows;
     result[3 * i + 2] = all[i].threadgroups;
   }
   return int(all.size());
@@ -232,8 +232,8 @@ def test_the_sum_depends_on_dim_and_dtype_alone(library: ctypes.CDLL, dtype: str
 
 
 # How many values each field of a pipeline's key has: ops, kernels, words, lanes, vector, prefetch,
-# dtypes, types of 8 tensors, scalars among them, eight choices.
-KEY_FIELDS = [len(OPS), 3, 5, 33, 2, 2, 3, 1 << 16, 1 << 8, 1 << 16]
+# dtypes, types of 8 tensors, scalars among them, nine choices.
+KEY_FIELDS = [len(OPS), 3, 5, 33, 2, 2, 3, 1 << 16, 1 << 8, 1 << 18]
 
 
 def test_pipeline_keys_do_not_alias(library: ctypes.CDLL) -> None:

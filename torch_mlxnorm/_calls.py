@@ -23,8 +23,12 @@ def realistic(shape: list[int], dtype: torch.dtype, generator: torch.Generator) 
     return (torch.randn(shape, generator=generator) * channels).to(dtype)
 
 
-class _Summands(Tensor):
+class Summands(Tensor):
     """Without signs: a difference is a sum."""
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Summands:
+        return tensor.abs().as_subclass(cls)
 
     def __sub__(self, other: Any) -> Any:
         return self + other
@@ -90,7 +94,7 @@ class Call:
 
     def magnitudes(self) -> tuple[Tensor, ...]:
         """What the summands of the results add up to, their signs left out."""
-        absolute = {name: t.abs().as_subclass(_Summands) for name, t in self.present.items()}
+        absolute = {name: Summands.of(t) for name, t in self.present.items()}
         offset = {"weight_offset": abs(self.options.get("weight_offset", 0.0))}
         call = Call(self.operator, self.tensors | absolute, self.options | offset)
         return tuple(result.as_subclass(Tensor) for result in call.reference())

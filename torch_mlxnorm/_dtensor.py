@@ -42,12 +42,12 @@ def _shardings(op: torch._ops.OpOverload) -> Callable[..., Any]:
                 f"{torch.__version__}, which shards positional arguments only; later ones do"
             )
         shapes = {n: spec.shape for n, spec in given.items() if isinstance(spec, DTensorSpec)}
-        leading = leading_dimensions(op, shapes)
+        leading = leading_dimensions(op, shapes, given)
         results = len(op._schema.returns)
 
         def along(dim: int, name: str) -> Any:
             """Of a tensor whose dimension `dim` is sharded, if it is there and not one for all."""
-            rows, shape = rows_of(op, name), shapes[name]
+            rows, shape = rows_of(op, name, given), shapes[name]
             own = dim + len(shape) - rows.dimensions - leading
             if rows.broadcasts and (own < 0 or shape[own] == 1):
                 return Replicate()

@@ -36,12 +36,13 @@ def _run(
                     "of one call share their offsets"
                 )
             given[name] = tensor.values()
-        elif not rows_of(op, name).broadcasts:
+        elif not rows_of(op, name, given).broadcasts:
             raise RuntimeError(
                 f"mlxnorm::{name_of(op)}: {name} must be nested, as other inputs are"
             )
         else:
-            rank = x.dim() + 1 - rows_of(op, first).dimensions  # of the results
+            leading = x.dim() - rows_of(op, first, given).dimensions  # of the results
+            rank = leading + rows_of(op, name, given).dimensions
             ones, tail = tensor.shape[: max(tensor.dim() - rank, 0)], tensor.shape[-rank:]
             sizes = (1,) * (rank - len(tail)) + tail
             if ones.numel() != 1 or sizes[0] != 1 or sizes[x._ragged_idx] != 1:

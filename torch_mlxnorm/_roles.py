@@ -27,6 +27,9 @@ ROLES: dict[Role, Rows] = {role: Rows(*rows) for role, rows in _C.roles().items(
 # tables of csrc/ops.
 OPS: dict[str, dict[str, Role]] = _C.ops()
 
+# Every operator's results and the tensors whose shapes they have (of experts: without top_k).
+RESULTS: dict[str, dict[str, str]] = _C.results()
+
 # Of one dtype, the results'. The others, operands, have any.
 INPUTS: tuple[Role, ...] = ("input", "experts")
 
@@ -58,12 +61,18 @@ def is_written(op: torch._ops.OpOverload, name: str) -> bool:
     return any(argument.name == name and argument.is_out for argument in op._schema.arguments)
 
 
-def rows_of(op: torch._ops.OpOverload, name: str) -> Rows:
-    """Of an argument that is a tensor."""
-    return Rows(1, False, False) if is_written(op, name) else ROLES[OPS[name_of(op)][name]]
+def rows_of(op: torch._ops.OpOverload, name: str, given: Mapping[str, Any]) -> Rows:
+    """Of an argument that is a tensor, in a call with these arguments."""
+    role = "input" if is_written(op, name) else OPS[name_of(op)][name]
+    rows = ROLES[role]
+    if given.get("across_heads") and role in ("input", "angles"):
+        return rows._replace(dimensions=2)  # all heads of a token are a row
+    return rows
 
 
-def leading_dimensions(op: torch._ops.OpOverload, shapes: Mapping[str, torch.Size]) -> int:
+def leading_dimensions(
+    op: torch._ops.OpOverload, shapes: Mapping[str, torch.Size], given: Mapping[str, Any]
+) -> int:
     """Of the results, by the shapes of a call's tensors."""
     name, shape = next(iter(shapes.items()))
-    return len(shape) - rows_of(op, name).dimensions
+    return len(shape) - rows_of(op, name, given).dimensions

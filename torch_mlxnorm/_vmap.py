@@ -48,14 +48,15 @@ class _Rule:
             name: torch.Size(n for i, n in enumerate(given[name].shape) if i != dim)
             for name, dim in dims.items()
         }
-        leading, last = leading_dimensions(self.op, shapes), next(iter(shapes.values()))[-1]
+        leading = leading_dimensions(self.op, shapes, given)
+        last = next(iter(shapes.values()))[-1]
         for name, dim in dims.items():
             if dim is None and is_written(self.op, name):
                 raise RuntimeError(
                     f"{self.op._schema.name}: vmap: {name} must be batched, as an input is; it "
                     "cannot hold the results of the whole batch"
                 )
-            rows = rows_of(self.op, name)
+            rows = rows_of(self.op, name, given)
             if not rows.broadcasts:
                 given[name] = _with_batch(given[name], dim, batch)
                 continue
@@ -63,7 +64,8 @@ class _Rule:
             one = rows.may_be_scalar and shapes[name].numel() == 1
             if dim is not None and one:  # for all elements of a slice
                 operand = operand.reshape(batch, 1).expand(batch, last)
-            missing = leading + 2 - operand.dim()
+            rank = leading + rows.dimensions
+            missing = 1 + rank - operand.dim()
             if missing >= 0:
                 given[name] = operand[(slice(None), *[None] * missing)]
             elif shapes[name][:-missing].numel() == 1:
@@ -71,7 +73,7 @@ class _Rule:
             else:
                 raise RuntimeError(
                     f"{self.op._schema.name}: vmap: {name} must have no more dimensions than the "
-                    f"results have, {leading + 1}, got shape {list(shapes[name])}"
+                    f"results have, {rank}, got shape {list(shapes[name])}"
                 )
         return self.op(**given)
 

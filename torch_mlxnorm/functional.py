@@ -58,6 +58,7 @@ def _options(
     group_size: int = 0,
     interleaved: bool = False,
     full_tables: bool = False,
+    across_heads: bool = False,
     rope_rounding: RopeRounding = "once",
 ) -> dict[str, Any]:
     """What differs from the defaults. A keyword argument costs the dispatcher as much time as the
@@ -85,6 +86,8 @@ def _options(
         options["interleaved"] = True
     if full_tables:
         options["full_tables"] = True
+    if across_heads:
+        options["across_heads"] = True
     if rope_rounding != "once":
         options["rope_rounding"] = rope_rounding
     return options
@@ -125,6 +128,8 @@ _rms_norm_mul = _bind("rms_norm_mul")
 _rms_norm_modulate = _bind("rms_norm_modulate")
 _gated_rms_norm = _bind("gated_rms_norm")
 _rms_norm_rope = _bind("rms_norm_rope")
+_qk_norm_rope = _bind("qk_norm_rope")
+_qkv_norm_rope = _bind("qkv_norm_rope")
 _rms_norm_triple = _bind("rms_norm_triple")
 _add_rms_norm = _bind("add_rms_norm")
 _rms_norm_add = _bind("rms_norm_add")
@@ -349,6 +354,7 @@ def rms_norm_rope(
     *,
     interleaved: bool = False,
     full_tables: bool = False,
+    across_heads: bool = False,
     rope_rounding: RopeRounding = "once",
     weight_offset: float = 0.0,
     casting_mode: CastingMode = "gemma",
@@ -368,11 +374,13 @@ def rms_norm_rope(
             ``[batch, heads, tokens, dim]``.
         weight: ``[dim]``, what broadcasts to x's shape, or ``None``.
         cos, sin: ``[..., r/2]``, with leading dimensions that broadcast to x's, such as
-            ``[tokens, 1, r/2]`` or ``[batch, 1, tokens, r/2]``, each of its own dtype.
+            ``[tokens, 1, r/2]`` or ``[batch, 1, tokens, r/2]``, each of its own dtype and strides.
         interleaved: pairs are neighbours, not an element of either half.
         full_tables: cos and sin are ``[..., r]``, an element for each of x's, and those of a pair
             may differ. Tables wider than ``dim/2`` always are; of narrower ones the shape does not
             tell: ``dim/2`` columns rotate all of a row, or half of it with full tables.
+        across_heads: the norm is over all of a token's heads, dimensions -2 and -1 of x, with a
+            weight of ``[heads * dim]``; each head is rotated by itself.
         rope_rounding: where ``round_intermediates`` rounds, after y: ``"once"``, only the result,
             as code with float32 tables does; ``"products"``, ``R(y0 * cos) - R(y1 * sin)``, as
             transformers does with tables in x's dtype; ``"addcmul"``, ``R(y0 * cos) - y1 * sin``,
@@ -396,9 +404,120 @@ def rms_norm_rope(
         round_intermediates,
         interleaved=interleaved,
         full_tables=full_tables,
+        across_heads=across_heads,
         rope_rounding=rope_rounding,
     )
     return _rms_norm_rope((x, weight, cos, sin, eps), options, out)
+
+
+def qk_norm_rope(
+    q: Tensor,
+    k: Tensor,
+    q_weight: Tensor | None,
+    k_weight: Tensor | None,
+    cos: Tensor,
+    sin: Tensor,
+    eps: float | None = 1e-6,
+    *,
+    interleaved: bool = False,
+    full_tables: bool = False,
+    across_heads: bool = False,
+    rope_rounding: RopeRounding = "once",
+    weight_offset: float = 0.0,
+    casting_mode: CastingMode = "gemma",
+    round_intermediates: bool = False,
+    out: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """:func:`rms_norm_rope` of queries and of keys, in one dispatch::
+
+        q_out = rms_norm_rope(q, q_weight, cos, sin)
+        k_out = rms_norm_rope(k, k_weight, cos, sin)
+
+    Args:
+        q, k: ``[..., dim]``, of one dtype and alike in shape, but that k may have another number of
+            heads (one dimension before the last).
+        q_weight, k_weight: as weight in :func:`rms_norm_rope`.
+        cos, sin: as there, with leading dimensions that broadcast to those of q and to those of k.
+        interleaved, full_tables, across_heads, rope_rounding: see :func:`rms_norm_rope`.
+        eps, weight_offset, casting_mode: see :func:`rms_norm`.
+        round_intermediates: see :mod:`torch_mlxnorm.functional`.
+        out: a tuple of two. Each may be its own input itself, such as a slice of a packed
+            projection, and neither may overlap the other's.
+
+    Returns:
+        ``(q_out, k_out)``, of the shapes and dtype of q and k.
+
+    Raises:
+        RuntimeError: k's shape differs from q's in more than one dimension, or in the last.
+        Otherwise as :func:`rms_norm_rope`.
+
+    Source: beyond mlx-native 0.9.0, which has no op like it.
+    """
+    options = _options(
+        weight_offset,
+        casting_mode,
+        round_intermediates,
+        interleaved=interleaved,
+        full_tables=full_tables,
+        across_heads=across_heads,
+        rope_rounding=rope_rounding,
+    )
+    return _qk_norm_rope((q, k, q_weight, k_weight, cos, sin, eps), options, out)
+
+
+def qkv_norm_rope(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q_weight: Tensor | None,
+    k_weight: Tensor | None,
+    cos: Tensor,
+    sin: Tensor,
+    eps: float | None = 1e-6,
+    *,
+    interleaved: bool = False,
+    full_tables: bool = False,
+    across_heads: bool = False,
+    rope_rounding: RopeRounding = "once",
+    weight_offset: float = 0.0,
+    casting_mode: CastingMode = "gemma",
+    round_intermediates: bool = False,
+    out: tuple[Tensor, Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`qk_norm_rope`, and the norm of the values, which have no weight and are not rotated,
+    in one dispatch::
+
+        q_out = rms_norm_rope(q, q_weight, cos, sin)
+        k_out = rms_norm_rope(k, k_weight, cos, sin)
+        v_out = N(v, None)
+
+    Args:
+        q, k, v: ``[..., dim]``, of one dtype and alike in shape, but that k and v may have another
+            number of heads (one dimension before the last).
+        q_weight, k_weight, cos, sin: see :func:`qk_norm_rope`.
+        interleaved, full_tables, across_heads, rope_rounding: see :func:`rms_norm_rope`.
+        eps, weight_offset, casting_mode: see :func:`rms_norm`.
+        round_intermediates: see :mod:`torch_mlxnorm.functional`.
+        out: a tuple of three, as in :func:`qk_norm_rope`.
+
+    Returns:
+        ``(q_out, k_out, v_out)``, of the shapes and dtype of q, k and v.
+
+    Raises:
+        As :func:`qk_norm_rope`.
+
+    Source: beyond mlx-native 0.9.0, which has no op like it; it serves Gemma 4.
+    """
+    options = _options(
+        weight_offset,
+        casting_mode,
+        round_intermediates,
+        interleaved=interleaved,
+        full_tables=full_tables,
+        across_heads=across_heads,
+        rope_rounding=rope_rounding,
+    )
+    return _qkv_norm_rope((q, k, v, q_weight, k_weight, cos, sin, eps), options, out)
 
 
 def rms_norm_triple(

@@ -63,6 +63,7 @@ def warm_up(
     norm_before_gate: bool = False,
     interleaved: bool = False,
     full_tables: bool = False,
+    across_heads: bool = False,
     rope_rounding: RopeRounding = "once",
     casting_mode: CastingMode = "gemma",
     round_intermediates: bool = False,
@@ -92,7 +93,8 @@ def warm_up(
             of each.
         modulation: of :func:`rms_norm_modulate`.
         norm_before_gate: of :func:`gated_rms_norm`.
-        interleaved, full_tables, rope_rounding: of :func:`rms_norm_rope`.
+        interleaved, full_tables, across_heads, rope_rounding: of :func:`rms_norm_rope`. Tables that
+            are wider than half a row are full, and all heads of a token one row.
         casting_mode, round_intermediates: see :func:`rms_norm`, for the ops that have them.
         unaligned: also for tensors in which some row does not start on a 16-byte boundary, as in a
             slice ``x[:, 1:]``, or of which a part is rotated whose halves are no multiples of 16
@@ -129,6 +131,7 @@ def warm_up(
         "norm_before_gate": str(bool(norm_before_gate)),
         "interleaved": str(bool(interleaved)),
         "full_tables": str(bool(full_tables)),
+        "across_heads": str(bool(across_heads)),
         "rope_rounding": rope_rounding,
         "casting_mode": casting_mode,
         "round_intermediates": str(bool(round_intermediates)),

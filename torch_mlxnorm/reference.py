@@ -42,8 +42,8 @@ def _rounded(t: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _defines(function: Callable[P, T]) -> Callable[[Callable[..., T]], Callable[P, T]]:
     """Makes a function with the parameters of the operator's, but for ``out``, from its formula.
-    That gets what it names: tensors in float64, ``activation``, ``N``, and ``R``, which rounds to
-    the dtype of the inputs or to that of the tensor it is told."""
+    That gets what it names: tensors in float64, options, one by one or all, ``N``, and ``R``, which
+    rounds to the dtype of the inputs or to that of the tensor it is told."""
     signature = inspect.signature(function)
     parameters = [p for p in signature.parameters.values() if p.name != "out"]
     signature = signature.replace(parameters=parameters)
@@ -76,7 +76,7 @@ def _defines(function: Callable[P, T]) -> Callable[[Callable[..., T]], Callable[
                     normalized = _rounded(normalized, first.dtype)
                 return normalized * (weight + given["weight_offset"])
 
-            available = {**given, **values, "N": N, "R": R}
+            available = {**given, **values, "N": N, "R": R, "options": given}
             return formula(**{name: available[name] for name in wanted})
 
         reference.__signature__ = signature  # type: ignore[attr-defined]
@@ -125,9 +125,8 @@ def gated_rms_norm(x, gate, weight, norm_before_gate, group_size, activation, N,
     return R(of_groups(x)) * gate if norm_before_gate else of_groups(x * gate)
 
 
-@_defines(functional.rms_norm_rope)
-def rms_norm_rope(x, weight, cos, sin, interleaved, full_tables, rope_rounding, N, R):
-    """``N(x, weight)``, the pairs at the front of each row rotated."""
+def _norm_rope(x, weight, cos, sin, options, N, R):
+    across_heads, interleaved = options["across_heads"], options["interleaved"]
 
     def pairs(t):
         return (t[..., ::2], t[..., 1::2]) if interleaved else t.chunk(2, dim=-1)
@@ -135,16 +134,43 @@ def rms_norm_rope(x, weight, cos, sin, interleaved, full_tables, rope_rounding, 
     def product(y, factor, rounded):
         return R(y * factor) if rounded else y * factor
 
-    y = R(N(x, weight))
-    full_tables = full_tables or 2 * cos.shape[-1] > x.shape[-1]
-    rotated = cos.shape[-1] * (1 if full_tables else 2)
+    y = R(N(x.flatten(-2), weight).reshape(x.shape) if across_heads else N(x, weight))
+    full = options["full_tables"] or 2 * cos.shape[-1] > x.shape[-1]
+    rotated = cos.shape[-1] * (1 if full else 2)
     y0, y1 = pairs(y[..., :rotated])
-    (c0, c1), (s0, s1) = (pairs(t) if full_tables else (t, t) for t in (cos, sin))
-    first, second = rope_rounding != "once", rope_rounding == "products"
+    (c0, c1), (s0, s1) = (pairs(t) if full else (t, t) for t in (cos, sin))
+    rounding = options["rope_rounding"]
+    first, second = rounding != "once", rounding == "products"
     z0 = product(y0, c0, first) - product(y1, s0, second)
     z1 = product(y1, c1, first) + product(y0, s1, second)
     front = torch.stack([z0, z1], dim=-1).flatten(-2) if interleaved else torch.cat([z0, z1], -1)
     return torch.cat([front, y[..., rotated:]], dim=-1)
+
+
+@_defines(functional.rms_norm_rope)
+def rms_norm_rope(x, weight, cos, sin, options, N, R):
+    """``N(x, weight)``, the pairs at the front of each row rotated."""
+    return _norm_rope(x, weight, cos, sin, options, N, R)
+
+
+@_defines(functional.qk_norm_rope)
+def qk_norm_rope(q, k, q_weight, k_weight, cos, sin, options, N, R):
+    """:func:`rms_norm_rope` of q and of k."""
+    return (
+        _norm_rope(q, q_weight, cos, sin, options, N, R),
+        _norm_rope(k, k_weight, cos, sin, options, N, R),
+    )
+
+
+@_defines(functional.qkv_norm_rope)
+def qkv_norm_rope(q, k, v, q_weight, k_weight, cos, sin, options, N, R):
+    """:func:`rms_norm_rope` of q and of k, and ``N(v, None)``."""
+    nothing = cos[..., :0]
+    return (
+        _norm_rope(q, q_weight, cos, sin, options, N, R),
+        _norm_rope(k, k_weight, cos, sin, options, N, R),
+        _norm_rope(v, None, nothing, nothing, options, N, R),
+    )
 
 
 @_defines(functional.rms_norm_triple)

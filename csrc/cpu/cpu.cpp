@@ -48,13 +48,17 @@ struct Cpu {
     return at::detail::empty_cpu(like.sizes(), like.options());
   }
   static void run(const NormCall& call, const at::Tensor* const* outs) {
-    if (call.like(0).numel() == 0) {
-      return;
+    const OpTable& op = call.op();
+    for (size_t s = 0; s < op.segment_count; ++s) {
+      const Segment& segment = op.segments[s];
+      if (call.like(segment.first_result).numel() == 0) {
+        continue;
+      }
+      const LaidOutCall laid_out(call, outs, s);
+      NormArguments arguments{laid_out.layout, call.options()};
+      bind(arguments, laid_out.tensors, outs + segment.first_result, segment.results);
+      run_kernel(select_kernel(op.op, arguments), arguments);
     }
-    const LaidOutCall laid_out(call, outs);
-    NormArguments arguments{laid_out.layout, call.options()};
-    bind(arguments, laid_out.tensors, outs, call.op().results.size());
-    run_kernel(select_kernel(call.op().op, arguments), arguments);
   }
 };
 

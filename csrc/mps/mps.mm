@@ -24,14 +24,47 @@ struct Mps {
     return at::empty(like.sizes(), like.options());
   }
   static void run(const NormCall& call, const at::Tensor* const* outs) {
-    if (call.like(0).numel() == 0) {
-      return;
-    }
-    const LaidOutCall laid_out(call, outs);  // copies, where needed at all, are encoded before ours
     const OpTable& op = call.op();
-    const bool aligned = all_aligned(op, laid_out.layout, laid_out.tensors, outs);
-    mps::run(make_launch(op, laid_out.layout, call.options(), aligned), laid_out.tensors, outs,
-             op.results.size());
+    std::optional<LaidOutCall> segments[kMaxSegments];
+    bool together = true;
+    for (size_t s = 0; s < op.segment_count; ++s) {
+      if (call.like(op.segments[s].first_result).numel() == 0) {
+        together = false;
+        continue;
+      }
+      segments[s].emplace(call, outs, s);  // copies, where needed at all, are encoded before ours
+      together = together && (s == 0 || go_together(*segments[0], *segments[s]));
+    }
+    if (together) {
+      return launch(op, segments, call.options(), outs);
+    }
+    for (size_t s = 0; s < op.segment_count; ++s) {
+      if (segments[s].has_value()) {
+        launch(table_of(op.segment_op), &segments[s], call.options(),
+               outs + op.segments[s].first_result);
+      }
+    }
+  }
+
+ private:
+  // In one dispatch: rows as long as one another, and no copies of tensors that both have.
+  static bool go_together(const LaidOutCall& a, const LaidOutCall& b) {
+    return a.layout.dim == b.layout.dim && !a.has_copies() && !b.has_copies();
+  }
+
+  static void launch(const OpTable& op, const std::optional<LaidOutCall>* segments,
+                     const NormOptions& options, const at::Tensor* const* outs) {
+    const NormLayout* layouts[kMaxSegments];
+    Bindings bindings;
+    bool aligned = true;
+    for (size_t s = 0; s < op.segment_count; ++s) {
+      const Segment& segment = op.segments[s];
+      const at::Tensor* const* results = outs + segment.first_result;
+      layouts[s] = &segments[s]->layout;
+      bindings.add(segment, segments[s]->tensors, results);
+      aligned = aligned && all_aligned(op, segment, *layouts[s], segments[s]->tensors, results);
+    }
+    mps::run(make_launch(op, {layouts, op.segment_count}, options, aligned), bindings);
   }
 };
 
@@ -57,15 +90,21 @@ class MpsRecord : public RmsNormRecord {
     return spec;
   }
 
-  Launch make(bool aligned) const { return make_launch(kOp, layout_, options_, aligned); }
+  Launch make(bool aligned) const {
+    const NormLayout* const layouts[] = {&layout_};
+    return make_launch(kOp, layouts, options_, aligned);
+  }
 
   void run(const TensorPointers& tensors, const at::Tensor& out) const override {
     const at::Tensor* const outs[] = {&out};
-    const bool aligned = all_aligned(kOp, layout_, tensors, outs);
+    const Segment& segment = kOp.segments[0];
+    const bool aligned = all_aligned(kOp, segment, layout_, tensors, outs);
     if (!aligned && !unaligned_.has_value()) {
       make(/*aligned=*/false);  // refuses, as TORCH_MLXNORM_ACCESS=vector asks
     }
-    mps::run(aligned ? aligned_ : *unaligned_, tensors, outs, 1);
+    Bindings bindings;
+    bindings.add(segment, tensors, outs);
+    mps::run(aligned ? aligned_ : *unaligned_, bindings);
   }
 
   NormLayout layout_;
@@ -76,16 +115,20 @@ class MpsRecord : public RmsNormRecord {
 
 // Of calls with tensors of these dtypes, inputs of `like`'s. Rows are close together, and rotated
 // as far as they can be.
-NormLayout layout_of(const OpTable& op, const at::Tensor& like, int64_t dim,
+NormLayout layout_of(const OpTable& op, const Segment& segment, const at::Tensor& like, int64_t dim,
                      const c10::List<OptionalTensor>& tensors, const c10::List<bool>& one_element) {
   NormLayout layout{};
   layout.dtype = dtype_of(like.scalar_type());
   layout.dim = dim;
-  for (size_t t = 0; t < op.tensors.size(); ++t) {
+  for (size_t i = 0; i < segment.count; ++i) {
+    const size_t t = segment.tensors[i];
+    if (t == kNoTensor) {
+      continue;
+    }
     if (const OptionalTensor tensor = tensors.get(t)) {
       const DType dtype = dtype_of(tensor->scalar_type());
-      layout.tensor_types |= pack_tensor_type(int(t), tensor_type_of(dtype));
-      layout.scalars |= uint32_t(one_element.get(t)) << t;
+      layout.tensor_types |= pack_tensor_type(int(i), tensor_type_of(dtype));
+      layout.scalars |= uint32_t(one_element.get(t)) << i;
       if (op.tensors[t].role == Role::angles) {
         layout.rotated = dim / 2 * 2;
       }
@@ -101,12 +144,19 @@ void warm_up(const at::Tensor& like, std::string_view op_name, int64_t dim,
                     like.device(), ", got ", dim);
   const OpTable& op = table_of(op_name);
   const NormOptions options{.eps = 0.0f, .choices = parse_choices(op, choices)};
-  NormLayout layout = layout_of(op, like, dim, tensors, one_element);
+  NormLayout segments[kMaxSegments];
+  const NormLayout* layouts[kMaxSegments];
+  for (size_t s = 0; s < op.segment_count; ++s) {
+    segments[s] = layout_of(op, op.segments[s], like, dim, tensors, one_element);
+    layouts[s] = &segments[s];
+  }
   for (const bool aligned : {true, false}) {
     if (aligned || (unaligned && chosen_access() != Access::vector)) {
       for (const int64_t rows : {kPrefetchRows, kPrefetchRows + 1}) {
-        layout.rows = rows;
-        make_launch(op, layout, options, aligned);
+        for (NormLayout& segment : segments) {
+          segment.rows = rows;
+        }
+        make_launch(op, {layouts, op.segment_count}, options, aligned);
       }
     }
   }

@@ -41,25 +41,33 @@ bool has_16_bits(uint32_t tensor_types) {
 
 }  // namespace
 
-PipelineKey key_of(const OpTable& op, const NormLayout& layout, const NormOptions& options,
+PipelineKey key_of(const OpTable& op, SegmentLayouts layouts, const NormOptions& options,
                    const Plan& plan) {
-  uint32_t choices = options.choices;
+  PipelineKey key{op.op, plan, layouts[0]->dtype, 0, 0, options.choices};
+  for (size_t s = 0; s < layouts.size(); ++s) {
+    const Segment& segment = op.segments[s];
+    for (size_t i = 0; i < segment.count; ++i) {
+      const int t = segment.tensors[i];
+      key.tensor_types |= pack_tensor_type(t, tensor_type(layouts[s]->tensor_types, int(i)));
+      key.scalars |= uint32_t(has_bit(layouts[s]->scalars, int(i))) << t;
+    }
+  }
   const auto leave_out = [&](Choice which) {
-    choices &= ~pack_choice(which, ~0u >> (32 - kChoiceBits));
+    key.choices &= ~pack_choice(which, ~0u >> (32 - kChoiceBits));
   };
-  if (choice_in(choices, kRoundIntermediates) == 0) {
+  if (choice_in(key.choices, kRoundIntermediates) == 0) {
     leave_out(kRopeRounding);
   }
   // In float32 nothing is rounded but what is made of a 16-bit operand, to that one's type.
-  if (layout.dtype == DType::float32) {
+  if (key.dtype == DType::float32) {
     leave_out(kCastingMode);
-    if (!has_16_bits(layout.tensor_types)) {
+    if (!has_16_bits(key.tensor_types)) {
       leave_out(kRoundIntermediates);
     }
   }
-  PipelineKey key{op.op, plan, layout.dtype, layout.tensor_types, layout.scalars, choices};
-  key.plan.prefetch =
-      plan.prefetch && !has_option(op.options, kInterleaved);  // words of a whole row
+  if (has_option(op.options, kInterleaved)) {
+    key.plan.prefetch = false;  // words of a whole row
+  }
   return key;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "plan.h"
 
@@ -16,8 +17,11 @@ struct PipelineKey {
   uint32_t choices;
 };
 
-// Of calls that lie so in memory.
-PipelineKey key_of(const OpTable& op, const NormLayout& layout, const NormOptions& options,
+// Where the segments of an op lie in memory; all have one dtype and dim.
+using SegmentLayouts = std::span<const NormLayout* const>;
+
+// Of calls that lie so.
+PipelineKey key_of(const OpTable& op, SegmentLayouts layouts, const NormOptions& options,
                    const Plan& plan);
 
 // Everything that a pipeline depends on, in one word; the thread counts do not enter it.

@@ -119,13 +119,20 @@ Plan plan_rows(DType dtype, int64_t rows, int64_t dim, bool aligned, Access acce
 
 int64_t max_grid_threads = int64_t(1) << 31;
 
-std::vector<Dispatch> dispatches(const Plan& plan, int64_t rows) {
-  const int64_t most = max_grid_threads / plan.threads * plan.rows_per_threadgroup;
+std::vector<Dispatch> dispatches(const Plan& plan, std::span<const int64_t> rows) {
+  const int64_t segments = int64_t(rows.size());  // which share a grid
+  const int64_t most = max_grid_threads / segments / plan.threads * plan.rows_per_threadgroup;
   std::vector<Dispatch> result;
-  for (int64_t first = 0; first < rows; first += most) {
-    const int64_t count = std::min(most, rows - first);
-    result.push_back(
-        {uint64_t(first), uint32_t(count), uint32_t(ceil_div(count, plan.rows_per_threadgroup))});
+  for (size_t s = 0; s < rows.size(); ++s) {
+    for (int64_t i = 0, first = 0; first < rows[s]; ++i, first += most) {
+      const int64_t count = std::min(most, rows[s] - first);
+      const uint32_t threadgroups = uint32_t(ceil_div(count, plan.rows_per_threadgroup));
+      if (i == int64_t(result.size())) {
+        result.emplace_back();
+      }
+      result[i].shares[s] = {uint64_t(first), uint32_t(count), threadgroups};
+      result[i].threadgroups += threadgroups;
+    }
   }
   return result;
 }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -54,18 +55,23 @@ constexpr float inverse_of(int64_t dim) {
 // std::invalid_argument when `access` is vector and it does not.
 Plan plan_rows(DType dtype, int64_t rows, int64_t dim, bool aligned, Access access);
 
-// One dispatch of a plan; a huge tensor takes several.
+// One dispatch of a plan; a huge tensor takes several. Segments follow one another.
 struct Dispatch {
-  uint64_t first_row;
-  uint32_t rows;
-  uint32_t threadgroups;
+  struct Share {
+    uint64_t first_row;
+    uint32_t rows;
+    uint32_t threadgroups;
+  };
+  Share shares[kMaxSegments];
+  uint32_t threadgroups;  // of all
 };
 
 // Metal counts the threads of a grid in 32 bits; this stays clear of the last one. Tests lower it,
 // to see several dispatches of a small tensor.
 extern int64_t max_grid_threads;
 
-std::vector<Dispatch> dispatches(const Plan& plan, int64_t rows);
+// Of so many rows of each segment.
+std::vector<Dispatch> dispatches(const Plan& plan, std::span<const int64_t> rows);
 
 // The boundary on which rows of `type` must begin for vector access beside inputs of `dtype`: a
 // word's, or half of one if that is what belongs to a word of inputs.

@@ -50,11 +50,14 @@ consteval bool fits() {
   static_assert(
       names_fit<typename Formula::Result, Table::kResults>(std::make_index_sequence<kResults>()),
       "names of the formula's results, in the order of the table");
-  static_assert(Formula::kSums == 1 || Formula::kSums == 2);
-  static_assert(Formula::kKeepFirst == 0 || Formula::kKeepFirst == 1);
-  static_assert(bool(Rotates<Formula>::value) == has<Table>(Role::angles), "angles of a rotation");
-  static_assert(!Rotates<Formula>::value || (Formula::kSums == 1 && Formula::kResults == 1),
+  using First = typename SegmentOf<Formula, 0>::type;
+  static_assert(First::kSums == 1 || First::kSums == 2);
+  static_assert(First::kKeepFirst == 0 || First::kKeepFirst == 1);
+  static_assert(bool(Rotates<First>::value) == has<Table>(Role::angles), "angles of a rotation");
+  static_assert(!Rotates<First>::value || (First::kSums == 1 && First::kResults == 1),
                 "of the one result of one norm");
+  static_assert(SegmentOf<Formula, 0>::kCount == segment_count<Table>(),
+                "segments of the formula, and of the table");
   return true;
 }
 

@@ -6,6 +6,8 @@
 #include "fused_post_attn_triple_norm.h"
 #include "fused_post_ff_norm2_endlayer.h"
 #include "gated_rms_norm.h"
+#include "qk_norm_rope.h"
+#include "qkv_norm_rope.h"
 #include "rms_norm.h"
 #include "rms_norm_add.h"
 #include "rms_norm_add_rms_norm.h"

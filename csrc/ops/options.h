@@ -53,6 +53,7 @@ inline constexpr ChoiceSpec kChoiceSpecs[] = {
     {"norm_before_gate"},
     {"interleaved"},
     {"full_tables"},
+    {"across_heads"},
     {"rope_rounding", kRopeRoundingNames},
 };
 

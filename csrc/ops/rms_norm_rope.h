@@ -13,8 +13,7 @@ struct rms_norm_rope {
       {"sin", Role::angles},
   };
   static constexpr ResultSpec kResults[] = {{"out", "x"}};
-  static constexpr Option kOptions[] = {kInterleaved,  kFullTables,  kRopeRounding,
-                                        kWeightOffset, kCastingMode, kRoundIntermediates};
+  static constexpr auto& kOptions = kRopeOptions;
 };
 
 }  // namespace mlxnorm::ops

@@ -70,9 +70,21 @@ struct ResultSpec {
   const char* like;
 };
 
+// Some ops are several norms side by side, each of tensors and rows of its own, and each another op
+// (segment_op). The others are one, of all their tensors.
+struct Segment {
+  uint8_t tensors[kMaxTensors];  // those of segment_op by the numbers of this one
+  uint8_t count;
+  uint8_t first_result, results;
+};
+constexpr uint8_t kNoTensor = kMaxTensors;
+
 // In the order in which schemas have them.
 inline constexpr Option kNormOptions[] = {kWeightOffset, kCastingMode};
 inline constexpr Option kFusedOptions[] = {kWeightOffset, kCastingMode, kRoundIntermediates};
+inline constexpr Option kRopeOptions[] = {kInterleaved,       kFullTables,   kAcrossHeads,
+                                          kRopeRounding,      kWeightOffset, kCastingMode,
+                                          kRoundIntermediates};
 
 // Any op's table, for code that serves all of them.
 struct OpTable {
@@ -81,8 +93,11 @@ struct OpTable {
   std::span<const TensorSpec> tensors;
   std::span<const ResultSpec> results;
   std::span<const Option> options;
-  uint8_t likes[kMaxResults];  // numbers of the tensors that results are like
-  uint8_t positional;          // tensors that come before eps
+  uint8_t likes[kMaxResults] = {};  // numbers of the tensors that results are like
+  Segment segments[kMaxSegments] = {};
+  uint8_t segment_count = 1;
+  Op segment_op = op;
+  uint8_t positional = 0;  // tensors that come before eps
 };
 
 constexpr bool has_option(std::span<const Option> options, Option wanted) {
@@ -140,6 +155,49 @@ consteval bool results_are_like_inputs() {
 }
 
 template <typename Table>
+constexpr bool kHasSegments = requires { Table::kSegments; };
+
+template <typename Table>
+consteval size_t segment_count() {
+  return kHasSegments<Table> ? std::size(Table::kResults) : 1;
+}
+
+// Segment s, which gives result s.
+template <typename Table>
+consteval Segment segment_of(size_t s) {
+  Segment segment{};
+  if constexpr (kHasSegments<Table>) {
+    for (const char* name : Table::kSegments[s]) {
+      const size_t t = name == nullptr ? kNoTensor : number_of<Table>(name);
+      segment.tensors[segment.count++] = uint8_t(t);
+    }
+    segment.first_result = uint8_t(s);
+    segment.results = 1;
+  } else {
+    segment.count = uint8_t(std::size(Table::kTensors));
+    for (uint8_t t = 0; t < segment.count; ++t) {
+      segment.tensors[t] = t;
+    }
+    segment.results = uint8_t(std::size(Table::kResults));
+  }
+  return segment;
+}
+
+template <typename Table>
+consteval bool segments_have_results() {
+  if constexpr (kHasSegments<Table>) {
+    for (size_t s = 0; s < std::size(Table::kSegments); ++s) {
+      if (s >= std::size(Table::kResults) ||
+          Table::kSegments[s][0] != std::string_view(Table::kResults[s].like)) {
+        return false;
+      }
+    }
+    return std::size(Table::kSegments) == std::size(Table::kResults);
+  }
+  return true;
+}
+
+template <typename Table>
 consteval OpTable table_of(Op op) {
   static_assert(std::size(Table::kTensors) <= kMaxTensors);
   static_assert(std::size(Table::kResults) <= kMaxResults);
@@ -149,7 +207,15 @@ consteval OpTable table_of(Op op) {
   static_assert(!has<Table>(Role::experts) || !has_option(Table::kOptions, kGroupSize),
                 "rows of experts are not next to one another in groups");
   static_assert(results_are_like_inputs<Table>());
-  OpTable table{op, qualified_name(op), Table::kTensors, Table::kResults, Table::kOptions, {}, 0};
+  static_assert(segments_have_results<Table>(), "each segment has one, like its first tensor");
+  OpTable table{op, qualified_name(op), Table::kTensors, Table::kResults, Table::kOptions};
+  table.segment_count = uint8_t(segment_count<Table>());
+  if constexpr (kHasSegments<Table>) {
+    table.segment_op = Table::kSegmentOp;
+  }
+  for (size_t s = 0; s < table.segment_count; ++s) {
+    table.segments[s] = segment_of<Table>(s);
+  }
   for (size_t r = 0; r < std::size(Table::kResults); ++r) {
     table.likes[r] = uint8_t(number_of<Table>(Table::kResults[r].like));
   }

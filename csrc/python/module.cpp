@@ -26,6 +26,19 @@ py::dict ops() {
   return result;
 }
 
+// Each op's results with the names of the tensors that they are like.
+py::dict results() {
+  py::dict result;
+  for (const mlxnorm::OpTable& op : mlxnorm::kOps) {
+    py::dict likes;
+    for (const mlxnorm::ResultSpec& spec : op.results) {
+      likes[spec.name] = spec.like;
+    }
+    result[mlxnorm::op_name(op.op)] = likes;
+  }
+  return result;
+}
+
 // How many dimensions belong to a row of a tensor with a role, whether the others broadcast, and
 // whether it may have one element instead.
 py::dict roles() {
@@ -51,6 +64,7 @@ struct OwnedRecord {
 
 PYBIND11_MODULE(_C, m) {
   m.def("ops", ops);
+  m.def("results", results);
   m.def("roles", roles);
   py::class_<OwnedRecord>(m, "RmsNormRecord")
       .def(py::init([](const at::Tensor& like, at::ScalarType dtype, int64_t rows, int64_t dim,

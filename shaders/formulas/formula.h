@@ -13,6 +13,8 @@
 //   rotate(piece, y, turned)    in ops that rotate pairs (y0, y1) of the one result of finish, for
 //                               which kRotates is 1: the results, turned being (-y1, y0)
 //
+// or, in ops that are kSegments norms side by side, Segment<s>: the formula of each.
+//
 //   piece.input(t)              input t
 //   piece.operand(t)            operand t: any type, one element or a row of them; piece.has(t)
 //   piece.angles(t)             table t of the angles of the pairs at hand
@@ -44,6 +46,28 @@ struct Rotates {
 template <typename Formula>
 struct Rotates<Formula, decltype(void(Formula::kRotates))> {
   enum { value = Formula::kRotates };
+};
+
+// The formula of segment s. Most ops are one, their own.
+template <typename Formula, int s, typename = void>
+struct SegmentOf {
+  typedef Formula type;
+  enum { kCount = 1 };
+};
+template <typename Formula, int s>
+struct SegmentOf<Formula, s, decltype(void(Formula::kSegments))> {
+  typedef typename Formula::template Segment<s> type;
+  enum { kCount = Formula::kSegments };
+};
+
+// Formula::kFirstResult, or 0: results of a segment come after those of others.
+template <typename Formula, typename = void>
+struct FirstResult {
+  enum { value = 0 };
+};
+template <typename Formula>
+struct FirstResult<Formula, decltype(void(Formula::kFirstResult))> {
+  enum { value = Formula::kFirstResult };
 };
 
 // N(x, weight): x / rms(x) * (weight + weight_offset), where x is what the last sum was over.

@@ -54,7 +54,7 @@ inline void prefetch_inputs(const NormArguments& call, const Row<Table, T>& row,
     if constexpr (Table::kTensors[number()].role == Role::experts) {
       const T* const experts = static_cast<const T*>(row.tensors[number()]) + i;
       for (int64_t k = 1; k < call.layout.top_k; ++k) {
-        prefetch_block(experts + k * call.layout.expert_stride);
+        prefetch_block(experts + k * call.layout.steps[number()]);
       }
     }
   };
@@ -87,13 +87,75 @@ inline void for_each_block(int64_t n, const F& f) {
   }
 }
 
+inline int64_t head_dim(const NormLayout& layout) {
+  return layout.heads == 1 ? layout.dim : layout.dim / layout.heads;
+}
+
+inline bool has_whole_parts(const NormLayout& layout) {
+  return layout.rotated / 2 % kBlock == 0 && (layout.heads == 1 || head_dim(layout) % kBlock == 0);
+}
+
+// One of the heads of a row, as if it were one.
+template <typename Table, typename T>
+inline Row<Table, T> head_of(const NormArguments& call, Row<Table, T> row, int64_t head) {
+  if (head != 0) {
+    for (size_t t = 0; t < std::size(row.tensors); ++t) {
+      const int64_t size = element_size(tensor_type(call.layout.tensor_types, int(t)));
+      row.tensors[t] =
+          static_cast<const char*>(row.tensors[t]) + head * call.layout.steps[t] * size;
+    }
+    row.results[0] += head * head_dim(call.layout);
+  }
+  return row;
+}
+
+// The parts of a head: two halves or all of what is rotated, and what passes through. Both of a
+// pair are read before either is written.
+template <typename Formula, bool kPlain, typename Table, typename T, typename Store,
+          typename Prefetch>
+inline void finish_head(const NormArguments& call, const Row<Table, T>& head, float inverse_rms,
+                        const Store& store, const Prefetch& prefetch) {
+  const auto piece_at = [&](int64_t i, auto... n) {
+    return Piece<Table, T, kPlain, sizeof...(n) == 0>{call, head, inverse_rms, i, n...};
+  };
+  const auto normed = [&](auto piece) {
+    return Formula::finish(piece, Formula::first_sum(piece)).values[0];
+  };
+  const auto rotate = [&](auto piece, Block y, Block turned, auto... n) {
+    store(head.results[0] + piece.i, Formula::rotate(piece, y, turned).values[0], n...);
+  };
+  const int64_t rotated = call.layout.rotated, half = rotated / 2;
+  if (choice_in(call.options.choices, kInterleaved)) {
+    for_each_block(rotated, [&](int64_t i, auto... n) {
+      prefetch(i);
+      const auto piece = piece_at(i, n...);
+      const Block y = normed(piece);
+      rotate(piece, y, quarter_turn(y), n...);
+    });
+  } else {
+    for_each_block(half, [&](int64_t i, auto... n) {
+      prefetch(i);
+      prefetch(half + i);
+      const auto first = piece_at(i, n...), second = piece_at(half + i, n...);
+      const Block y0 = normed(first), y1 = normed(second);
+      rotate(first, y0, -y1, n...);
+      rotate(second, y1, y0, n...);
+    });
+  }
+  for_each_block(head_dim(call.layout) - rotated, [&](int64_t i, auto... n) {
+    prefetch(rotated + i);
+    const auto piece = piece_at(rotated + i, n...);
+    store(head.results[0] + piece.i, normed(piece), n...);
+  });
+}
+
 template <typename Table, typename Formula, typename T, bool kPlain>
 void norm_rows(const NormArguments& call, int64_t begin, int64_t end, float* scratch) {
   const int64_t dim = call.layout.dim;
   const InverseRms inverse_rms_of(dim, call.options.eps);
-  // What is rotated comes first in a row; half of it may end within a block.
-  const int64_t rotated = Rotates<Formula>::value ? call.layout.rotated : 0, half = rotated / 2;
-  const bool streaming = call.streaming && half % kBlock == 0;
+  // Parts of heads may end within a block.
+  const bool streaming =
+      call.streaming && (!Rotates<Formula>::value || has_whole_parts(call.layout));
   const int64_t rows_ahead = prefetch_distance<T>(dim);
   for (int64_t row = begin; row < end; ++row) {
     const Row<Table, T> here = row_of<Table, T, kPlain>(call, row);
@@ -136,6 +198,17 @@ void norm_rows(const NormArguments& call, int64_t begin, int64_t end, float* scr
       }
       store_block(result, values, n...);
     };
+    // Rows to come are fetched while this one, already in the cache, is written.
+    const Row<Table, T> later = row_of<Table, T, kPlain>(call, std::min(row + rows_ahead, end - 1));
+    if constexpr (Rotates<Formula>::value) {
+      for (int64_t head = 0; head < call.layout.heads; ++head) {
+        const Row<Table, T> ahead = head_of(call, later, head);
+        finish_head<Formula, kPlain>(
+            call, head_of(call, here, head), inverse_rms, store,
+            [&](int64_t i) { prefetch_row<Table, T>(call, ahead, i, streaming); });
+      }
+      continue;
+    }
     const auto finish = [&](int64_t i, auto... n) {
       const auto piece = piece_at(i, n...);
       const auto results = Formula::finish(piece, last_again(piece));
@@ -143,36 +216,7 @@ void norm_rows(const NormArguments& call, int64_t begin, int64_t end, float* scr
         store(here.results[r] + i, results.values[r], n...);
       }
     };
-    // Rows to come are fetched while this one, already in the cache, is written.
-    const Row<Table, T> later = row_of<Table, T, kPlain>(call, std::min(row + rows_ahead, end - 1));
-    if constexpr (Rotates<Formula>::value) {
-      const auto normed = [&](auto piece) {
-        return Formula::finish(piece, last_again(piece)).values[0];
-      };
-      const auto rotate = [&](auto piece, Block y, Block turned, auto... n) {
-        store(here.results[0] + piece.i, Formula::rotate(piece, y, turned).values[0], n...);
-      };
-      const auto rotate_neighbours = [&](int64_t i, auto... n) {
-        prefetch_row<Table, T>(call, later, i, streaming);
-        const auto piece = piece_at(i, n...);
-        const Block y = normed(piece);
-        rotate(piece, y, quarter_turn(y), n...);
-      };
-      const auto rotate_halves = [&](int64_t i, auto... n) {
-        prefetch_row<Table, T>(call, later, i, streaming);
-        prefetch_row<Table, T>(call, later, half + i, streaming);
-        const auto first = piece_at(i, n...), second = piece_at(half + i, n...);
-        const Block y0 = normed(first), y1 = normed(second);
-        rotate(first, y0, -y1, n...);
-        rotate(second, y1, y0, n...);
-      };
-      if (choice_in(call.options.choices, kInterleaved)) {
-        for_each_block(rotated, rotate_neighbours);
-      } else {
-        for_each_block(half, rotate_halves);
-      }
-    }
-    int64_t i = rotated;
+    int64_t i = 0;
     for (; i + kBlock <= dim; i += kBlock) {
       prefetch_inputs<Table, T>(call, later, i, kTensorNumbers<Table>);
       if (!streaming) {
@@ -190,6 +234,17 @@ void norm_rows(const NormArguments& call, int64_t begin, int64_t end, float* scr
     stream_fence();
   }
 }
+
+// GCC would otherwise call the parts of a rotation, with blocks in memory.
+template <typename Table, typename Formula, typename T, bool kPlain>
+[[gnu::flatten]] void rotated_rows(const NormArguments& call, int64_t begin, int64_t end,
+                                   float* scratch) {
+  norm_rows<Table, Formula, T, kPlain>(call, begin, end, scratch);
+}
+
+template <typename Table, typename Formula, typename T, bool kPlain>
+constexpr auto kRows = Rotates<Formula>::value ? rotated_rows<Table, Formula, T, kPlain>
+                                               : norm_rows<Table, Formula, T, kPlain>;
 
 // The usual call, for which there are kernels that need not ask: every weight is there in the dtype
 // of the inputs, one row that all share, and no value of theirs is rounded on the way (in
@@ -213,14 +268,13 @@ NormKernel select_kernel(const NormArguments& call) {
   constexpr bool kHasSecond = requires(AnyPiece piece, Block x) { Formula::second_sum(piece, x); };
   static_assert(kHasSecond == (Formula::kSums == 2), "a second sum that nobody would take");
   constexpr bool kKeepsRows = Formula::kKeepFirst || Formula::kSums == 2;
-  return {is_plain<Table, T>(call) ? norm_rows<Table, Formula, T, true>
-                                   : norm_rows<Table, Formula, T, false>,
-          kKeepsRows};
+  return {
+      is_plain<Table, T>(call) ? kRows<Table, Formula, T, true> : kRows<Table, Formula, T, false>,
+      kKeepsRows};
 }
 
 template <typename Table, typename Formula>
 NormKernel select_kernel(const NormArguments& call) {
-  static_assert(fits<Table, Formula>());
   switch (call.layout.dtype) {
     case DType::float16:
       return select_kernel<Table, Formula, c10::Half>(call);
@@ -233,9 +287,17 @@ NormKernel select_kernel(const NormArguments& call) {
 
 }  // namespace
 
-#define MLXNORM_DEFINE_KERNEL(op)                     \
+#define MLXNORM_DEFINE_KERNEL(op)                                                  \
+  NormKernel op##_kernel(const NormArguments& call) {                              \
+    static_assert(fits<ops::op, formula::op>());                                   \
+    return select_kernel<ops::op, typename SegmentOf<formula::op, 0>::type>(call); \
+  }
+
+// Of an op whose segments are norms as that other op has them.
+#define MLXNORM_DEFINE_SEGMENTS(op, segment)          \
   NormKernel op##_kernel(const NormArguments& call) { \
-    return select_kernel<ops::op, formula::op>(call); \
+    static_assert(fits<ops::op, formula::op>());      \
+    return segment##_kernel(call);                    \
   }
 
 }  // namespace mlxnorm::cpu::CPU_CAPABILITY

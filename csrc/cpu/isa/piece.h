@@ -101,7 +101,7 @@ struct Piece {
   }
 
   Block expert(int t, int64_t k) const {
-    return load(static_cast<const T*>(row.tensors[t]) + k * call.layout.expert_stride);
+    return load(static_cast<const T*>(row.tensors[t]) + k * call.layout.steps[t]);
   }
   int64_t top_k() const { return call.layout.top_k; }
 
