@@ -190,6 +190,7 @@ void check_tensor(const char* op, const Argument& argument, const Argument& firs
       return check_experts(op, argument);
     case Role::weight:
     case Role::scale:
+    case Role::bias:
       return check_operand(op, argument, first, across_heads);
     case Role::routing_weights:
       return check_routing_weights(op, argument, first);

@@ -11,7 +11,8 @@ namespace mlxnorm {
 namespace {
 
 constexpr const char* kName = "mlxnorm::RmsNormRecord";
-constexpr size_t kX = number_of<ops::rms_norm>("x"), kWeight = number_of<ops::rms_norm>("weight");
+constexpr size_t kX = number_of<ops::rms_norm>("x"), kWeight = number_of<ops::rms_norm>("weight"),
+                 kBias = number_of<ops::rms_norm>("bias");
 
 std::string dtype_name(at::ScalarType type) {
   return std::string(c10::getDtypeNames(type).first);
@@ -41,7 +42,7 @@ NormLayout RmsNormRecord::Spec::layout() const {
   result.dim = dim;
   result.tensors[kX] = result.results[0] = evenly_spaced(dim);
   result.tensor_types = pack_tensor_type(kX, tensor_type_of(result.dtype));
-  result.tensors[kWeight] = evenly_spaced(0);
+  result.tensors[kWeight] = result.tensors[kBias] = evenly_spaced(0);
   if (weight_dtype.has_value()) {
     result.tensor_types |= pack_tensor_type(kWeight, tensor_type_of(dtype_of(*weight_dtype)));
   }

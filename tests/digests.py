@@ -35,16 +35,20 @@ def cases_of(op: Op) -> Iterator[tuple[str, Call]]:
     roundings = [False, True] if op.rounds else [False]
     activations = ["none", "silu", "gelu_tanh", "sigmoid"] if op.activates else [None]
     places = [False, True] if op.gates else [False]
-    for dtype, dim, (casting_mode, offset), rounds, activation, after, float32 in itertools.product(
-        DTYPES, DIMS, options, roundings, activations, places, ["none", "odd"]
+    biases = [True, False] if op.named("bias") else [False]
+    choices = itertools.product(roundings, activations, places, biases)
+    for dtype, dim, (casting_mode, offset), choice, float32 in itertools.product(
+        DTYPES, DIMS, options, list(choices), ["none", "odd"]
     ):
+        rounds, activation, after, biased = choice
         chosen = {"casting_mode": casting_mode, "weight_offset": offset}
         chosen |= {"round_intermediates": True} if rounds else {}
         chosen |= {"activation": activation} if activation else {}
         chosen |= {"norm_before_gate": True} if after else {}
         call = op.call((2,), dim, dtype, float32=float32, scale=op.scale_kinds[-1], **chosen)
+        call = call if biased else call.having(**dict.fromkeys(op.named("bias")))
         words = [op.name, str(dtype)[6:], dim, casting_mode, activation, float32]
-        words += ["rounded" * rounds, "gated after" * after]
+        words += ["rounded" * rounds, "gated after" * after, "biased" * biased]
         yield " ".join(str(word) for word in words if word), call
 
 

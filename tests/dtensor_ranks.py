@@ -16,7 +16,7 @@ RANKS = 2
 
 def run(rank: int, first: str, ops: list[str], store: str) -> None:
     importlib.import_module(first)
-    from ops import OPS, Call, assert_all_same_bits
+    from ops import OPS, Call, Op, assert_all_same_bits
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import Replicate, Shard, distribute_tensor
     from torch.distributed.tensor._op_schema import OpSchema
@@ -25,30 +25,36 @@ def run(rank: int, first: str, ops: list[str], store: str) -> None:
     mesh = init_device_mesh("cpu", (RANKS,))
     shards_keywords = hasattr(OpSchema, "kwargs_strategy")  # PyTorch 2.8 does not
 
+    def keywords(op: Op) -> list[str]:
+        return [tensor.name for tensor in op.tensors.values() if tensor.keyword]
+
     def distributed(call: Call, placement: Replicate | Shard) -> Call:
         def place(name: str) -> torch.Tensor:
             tensor, own = call[name], placement
             if name in call.broadcasting:
                 leading = tensor.dim() - 1
                 aligned = Shard(placement.dim - 2 + leading) if placement.is_shard() else placement
+                # Of keyword arguments PyTorch gathers no dimension.
+                whole = leading if name in keywords(call.op) else tensor.dim()
                 one_for_all = placement.is_shard() and (
-                    aligned.dim < 0 or tensor.shape[aligned.dim] == 1
+                    not 0 <= aligned.dim < whole or tensor.shape[aligned.dim] == 1
                 )
                 own = Replicate() if one_for_all else aligned
             return distribute_tensor(tensor, mesh, [own])
 
-        return call.having(**{name: place(name) for name in call.tensors})
+        present = [name for name, tensor in call.tensors.items() if tensor is not None]
+        return call.having(**{name: place(name) for name in present})
 
     def assert_right(call: Call, placement: Replicate | Shard, expected: object) -> None:
-        spread = distributed(call, placement)
-        if not shards_keywords and any(tensor.keyword for tensor in call.op.tensors.values()):
+        if not shards_keywords and keywords(call.op):
             try:
-                spread()
+                distributed(call, placement)()
             except NotImplementedError as error:
                 assert "which shards positional arguments only" in str(error), error
             else:
                 raise AssertionError("a keyword argument was sharded after all")
-            return
+            call = call.having(**dict.fromkeys(keywords(call.op)))
+        spread = distributed(call, placement)
         results = spread()
         assert all(r.placements == (expected,) for r in results), (call.op.name, placement)
         assert_all_same_bits([r.full_tensor() for r in results], call())
@@ -62,7 +68,7 @@ def run(rank: int, first: str, ops: list[str], store: str) -> None:
             call = op.call((4, 6), 16, torch.bfloat16, scale=scale, **groups)
             for placement in (Replicate(), Shard(0), Shard(1)):
                 assert_right(call, placement, placement)
-        operands = op.named("weight", "scale", "angles")
+        operands = op.broadcasting
         for leading in ((6,), (1, 6), (4, 1)):
             shapes = {name: (*leading, op.columns(name, 16)) for name in operands}
             call = op.call((4, 6), 16, shapes=shapes)
@@ -72,8 +78,8 @@ def run(rank: int, first: str, ops: list[str], store: str) -> None:
         whole = op.call((4, 6), 16, scale=op.scale_kinds[0])
         if set(whole.rowwise) == set(op.inputs):
             assert_right(whole, Shard(2), Replicate())
-        if not shards_keywords and any(tensor.keyword for tensor in op.tensors.values()):
-            continue
+        if not shards_keywords:
+            whole = whole.having(**dict.fromkeys(keywords(op)))
         wrong = distributed(whole, Shard(0)).having(
             **{op.named("weight")[0]: distribute_tensor(torch.ones(15), mesh, [Replicate()])}
         )

@@ -21,7 +21,7 @@ from torch_mlxnorm import reference
 from torch_mlxnorm._roles import OPS as TABLES
 from torch_mlxnorm._roles import RESULTS
 
-Role = Literal["input", "experts", "weight", "scale", "routing_weights", "angles"]
+Role = Literal["input", "experts", "weight", "scale", "routing_weights", "angles", "bias"]
 ScaleKind = Literal["one", "dim", "rows"]
 
 # Which operands (weights, scale, routing weights, angles) are float32 beside other inputs.
@@ -96,7 +96,7 @@ class Op:
 
     @cached_property
     def activates(self) -> bool:
-        """Has an activation of its scale or gate."""
+        """Has an activation of its scale, gate or result."""
         return "activation" in self.option_names
 
     @cached_property
@@ -161,7 +161,17 @@ class Op:
 
     @cached_property
     def operands(self) -> list[str]:
-        return self.named("weight", "scale", "routing_weights", "angles")
+        return self.named("weight", "scale", "routing_weights", "angles", "bias")
+
+    @cached_property
+    def broadcasting(self) -> list[str]:
+        """Operands that may be broadcast."""
+        return [*self.broadcasting_rows, *self.named("angles")]
+
+    @cached_property
+    def broadcasting_rows(self) -> list[str]:
+        """Those of as many columns as the results have."""
+        return self.named("weight", "scale", "bias")
 
     @cached_property
     def optional(self) -> list[str]:
@@ -225,6 +235,7 @@ def shapes_of(
         "input": (*leading, dim),
         "experts": (*leading, top_k, dim),
         "weight": (dim,),
+        "bias": (dim,),
         "scale": {"one": (1,), "dim": (dim,), "rows": (*leading, dim)}[scale],
         "routing_weights": (*leading, top_k),
         "angles": (*leading, dim // 2 * (2 if full_tables else 1)),
@@ -328,8 +339,7 @@ class Call:
     @property
     def broadcasting(self) -> list[str]:
         """Operands that are there, and may be broadcast."""
-        names = self.op.named("weight", "scale", "angles")
-        return [n for n in names if self.tensors[n] is not None]
+        return [n for n in self.op.broadcasting if self.tensors[n] is not None]
 
     def with_leading(self, *leading: int) -> Call:
         """The same rows in other leading dimensions."""

@@ -22,13 +22,13 @@ class Steps(Protocol[V]):
     """Each step ends with R, the rounding of round_intermediates. Before a result is written, that
     rounds nothing that writing would not."""
 
-    def norm(self, x: V, weight: V | None) -> V: ...
+    def norm(self, x: V, weight: V | None, bias: V | None = None) -> V: ...
     def norm_of_heads(self, x: V, weight: V | None) -> V: ...
     def add(self, a: V, b: V) -> V: ...
     def mul(self, x: V, factor: V) -> V: ...
-    def activated(self, scale: V) -> V: ...
+    def activated(self, x: V) -> V: ...
     def modulated(self, x: V, scale: V, shift: V | None) -> V: ...
-    def gated_norm(self, x: V, gate: V, weight: V | None) -> V: ...
+    def gated_norm(self, x: V, gate: V, weight: V | None, bias: V | None) -> V: ...
     def rotated(self, y: V, cos: V, sin: V) -> V: ...
     def expert_sum(self, experts: V, routing_weights: V) -> V: ...
 
@@ -37,7 +37,7 @@ class Steps(Protocol[V]):
 
 
 def _rms_norm(do: Steps[V], t: Operands) -> tuple[V, ...]:
-    return (do.norm(t["x"], t["weight"]),)
+    return (do.activated(do.norm(t["x"], t["weight"], t["bias"])),)
 
 
 def _rms_norm_mul(do: Steps[V], t: Operands) -> tuple[V, ...]:
@@ -49,7 +49,7 @@ def _rms_norm_modulate(do: Steps[V], t: Operands) -> tuple[V, ...]:
 
 
 def _gated_rms_norm(do: Steps[V], t: Operands) -> tuple[V, ...]:
-    return (do.gated_norm(t["x"], t["gate"], t["weight"]),)
+    return (do.gated_norm(t["x"], t["gate"], t["weight"], t["bias"]),)
 
 
 def _rms_norm_rope(do: Steps[V], t: Operands) -> tuple[V, ...]:
@@ -208,10 +208,10 @@ class Chain:
 
     options: Options
 
-    def norm(self, x: Tensor, weight: Tensor | None) -> Tensor:
+    def norm(self, x: Tensor, weight: Tensor | None, bias: Tensor | None = None) -> Tensor:
         o = self.options
         offset, mode = o.weight_offset, o.casting_mode
-        return rms_norm(x, weight, o.eps, weight_offset=offset, casting_mode=mode)
+        return rms_norm(x, weight, o.eps, bias=bias, weight_offset=offset, casting_mode=mode)
 
     def add(self, a: Tensor, b: Tensor) -> Tensor:
         return a + b
@@ -219,9 +219,9 @@ class Chain:
     def mul(self, x: Tensor, factor: Tensor) -> Tensor:
         return (x * _fitted(factor, x)).to(x.dtype)
 
-    def activated(self, scale: Tensor) -> Tensor:
-        on_cpu = activate_in_float32(self.options.activation, scale.cpu())
-        return on_cpu.to(scale.dtype).to(scale.device)
+    def activated(self, x: Tensor) -> Tensor:
+        on_cpu = activate_in_float32(self.options.activation, x.cpu())
+        return on_cpu.to(x.dtype).to(x.device)
 
     def modulated(self, x: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:
         scale, offset = _fitted(scale, x), self.options.scale_offset
@@ -236,13 +236,15 @@ class Chain:
                 return total.to(x.dtype)
         return x if shift is None else (x + _fitted(shift, x)).to(x.dtype)
 
-    def gated_norm(self, x: Tensor, gate: Tensor, weight: Tensor | None) -> Tensor:
-        x, gate, weight = in_groups(self.options.group_size, x, gate, weight)
+    def gated_norm(
+        self, x: Tensor, gate: Tensor, weight: Tensor | None, bias: Tensor | None
+    ) -> Tensor:
+        x, gate, weight, bias = in_groups(self.options.group_size, x, gate, weight, bias)
         gate = activate_in_float32(self.options.activation, gate.cpu()).to(gate.device)
         if self.options.norm_before_gate:
-            result = (self.norm(x, weight).float() * gate).to(x.dtype)
+            result = (self.norm(x, weight, bias).float() * gate).to(x.dtype)
         else:
-            result = self.norm(x.float() * gate, weight).to(x.dtype)
+            result = self.norm(x.float() * gate, weight, bias).to(x.dtype)
         return result.flatten(-2)
 
     def norm_of_heads(self, x: Tensor, weight: Tensor | None) -> Tensor:
@@ -278,14 +280,16 @@ class Bounds:
     # Where float32 overflows and float64 does not, so that results may not be the reference's.
     overflows: list[Tensor] = field(default_factory=list)
 
-    def norm(self, x: Tensor | Interval, weight: Tensor | None) -> Interval:
+    def norm(
+        self, x: Tensor | Interval, weight: Tensor | None, bias: Tensor | None = None
+    ) -> Interval:
         x = _interval(x)
-        normalized = x * self.inverse_rms(x)
-        if weight is None:
-            return self.R(normalized)
-        if self.options.casting_mode == "llama":
-            normalized = normalized.rounded(self.dtype)
-        return self.R(normalized * (Interval.of(weight) + self.options.weight_offset))
+        result = x * self.inverse_rms(x)
+        if weight is not None:
+            if self.options.casting_mode == "llama":
+                result = result.rounded(self.dtype)
+            result = result * (Interval.of(weight) + self.options.weight_offset)
+        return self.R(result if bias is None else result + Interval.of(bias))
 
     def inverse_rms(self, x: Interval) -> Interval:
         self.overflows.append(x.overflows_when_squared())
@@ -300,17 +304,18 @@ class Bounds:
         low, high = _fitted(factor.low, x.low), _fitted(factor.high, x.low)
         return self.R(x * Interval(low, high))
 
-    def activated(self, scale: Tensor) -> Interval:
-        result = self.activation(Interval.of(scale))
-        return result.rounded(scale.dtype) if self.options.round_intermediates else result
+    def activated(self, x: Tensor | Interval) -> Interval:
+        result = self.activation(_interval(x))
+        rounds = self.options.round_intermediates and isinstance(x, Tensor)  # an operand
+        return result.rounded(x.dtype) if rounds else result
 
     def activation(self, s: Interval) -> Interval:
         activation, argument = self.options.activation, s
         if activation == "none":
             return s
         if activation == "gelu_tanh":  # (1 + tanh(u)) / 2 = sigmoid(2 u)
-            twice = 2 * (2 / torch.pi) ** 0.5 * (s.low + 0.044715 * s.low**3)
-            argument = Interval(twice, twice).widened(GELU_ARGUMENT)
+            twice = [2 * (2 / torch.pi) ** 0.5 * (t + 0.044715 * t**3) for t in (s.low, s.high)]
+            argument = Interval(*twice).widened(GELU_ARGUMENT)
         numerator = Interval.of(torch.ones(())) if activation == "sigmoid" else s
         return numerator / (argument.exp_of_negative() + 1.0)
 
@@ -328,17 +333,19 @@ class Bounds:
                 x = x * (s + offset)
         return self.R(x if shift is None else x + Interval.of(_fitted(shift, x.low)))
 
-    def gated_norm(self, x: Tensor, gate: Tensor, weight: Tensor | None) -> Interval:
-        x, gate, weight = in_groups(self.options.group_size, x, gate, weight)
+    def gated_norm(
+        self, x: Tensor, gate: Tensor, weight: Tensor | None, bias: Tensor | None
+    ) -> Interval:
+        x, gate, weight, bias = in_groups(self.options.group_size, x, gate, weight, bias)
         activated = self.activation(Interval.of(gate))
         # Infinity times a gate that float32 alone takes for zero is NaN, and so is its row.
         vanishes = (activated.low != activated.high) & (activated.low * activated.high == 0)
         lost = vanishes & x.cpu().isinf()
         if self.options.norm_before_gate:
-            result = self.norm(x, weight) * activated
+            result = self.norm(x, weight, bias) * activated
         else:
             product = Interval.of(x) * activated
-            result = self.norm(product, weight)
+            result = self.norm(product, weight, bias)
             # It may overflow beside an element that is infinite anyway.
             lost |= product.low.isfinite() != product.high.isfinite()
         lost = lost.any(dim=-1, keepdim=True)

@@ -192,7 +192,7 @@ def test_what_a_scale_is_does_not_depend_on_sizes(op: Op) -> None:
 @torch.no_grad()
 def test_what_is_broadcast_is_compiled_once(op: Op) -> None:
     """Whatever the sizes, for each choice of dimensions that are one for all."""
-    names = op.named("weight", "scale")
+    names = op.broadcasting_rows
     for kept in [(True, False), (False, True), (True, True)]:
         torch._dynamo.reset()
         counter = CompileCounter()

@@ -149,7 +149,7 @@ extern "C" void rms_norm(const float* x, float* out, int64_t rows, int64_t dim) 
   layout.dim = dim;
   layout.tensor_types = pack_tensor_type(0, kFloat32);
   layout.tensors[0] = layout.results[0] = evenly_spaced(dim);
-  layout.tensors[1] = evenly_spaced(0);
+  layout.tensors[1] = layout.tensors[2] = evenly_spaced(0);
   cpu::NormArguments arguments{layout, {1e-6f, -0.0f}};
   arguments.tensors[0] = x;
   arguments.results[0] = out;

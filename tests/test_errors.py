@@ -45,7 +45,8 @@ def mistakes(op: Op) -> Iterator[Mistake]:
     """What may be wrong with a call of two rows, dim 8 and three experts, in float16."""
     first, role = op.first, op.tensors[op.first].role
     shapes: dict[Role, tuple[int, ...]] = {"input": (2, 8), "experts": (2, 3, 8)}
-    shapes |= {"weight": (8,), "scale": (8,), "routing_weights": (2, 3), "angles": (2, 4)}
+    shapes |= {"weight": (8,), "scale": (8,), "bias": (8,), "routing_weights": (2, 3)}
+    shapes |= {"angles": (2, 4)}
     like = f"{first} without top_k" if role == "experts" else f"as {first}"
 
     def of(name: str, *wrong: int, expected: str, got: object = None) -> Mistake:
@@ -82,7 +83,7 @@ def mistakes(op: Op) -> Iterator[Mistake]:
     for name in op.operands:
         for dtype in (torch.int16, torch.int32):
             yield of_type(name, dtype, "float32, float16 or bfloat16")
-    for name in op.named("weight", "scale"):
+    for name in op.broadcasting_rows:
         scalar = op.tensors[name].role == "scale"
         expected = "1 element, or " if scalar else ""
         as_first = f"as {op.compared_with(name)}" if op.has_segments else like

@@ -269,12 +269,13 @@ def test_source_dispatcher(device: str, name: str) -> None:
     """Formula, dtypes, `[rows, dim]`, weights `[dim]`, `scalar_is_vector`; and what it refuses."""
     source = SOURCE[name]
     op = OPS[source.op]
+    missing = (*source.missing, *op.named("bias"))
     for dtype in source.dtypes:
         for scale in source.scale:
             for rows, dim in [(1, 12), (3, 256), (2, 2816), (0, 16)]:  # no rows: an error there
-                call = op.call((rows,), dim, dtype, device, scale=scale, missing=source.missing)
+                call = op.call((rows,), dim, dtype, device, scale=scale, missing=missing)
                 assert_follows(check(call.under(eps=EPS)), source, call)
-        call = op.call((2,), 16, dtype, device, scale=source.scale[-1], missing=source.missing)
+        call = op.call((2,), 16, dtype, device, scale=source.scale[-1], missing=missing)
         assert_refuses(call)
 
 

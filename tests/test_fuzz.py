@@ -46,9 +46,7 @@ def test_every_kind_of_case_is_drawn() -> None:
         those = [case for case in cases if case.op == name]
         assert {m for case in those for m in case.missing} == set(op.optional)
         assert {case.scale for case in those} == set(op.scale_kinds)
-        assert {n for case in those for n in case.kept} == set(
-            op.named("weight", "scale", "angles")
-        )
+        assert {n for case in those for n in case.kept} == set(op.broadcasting)
         in_place = {pair for case in those for pair in case.in_place.items()}
         assert in_place == set(op.in_place)
         for option in op.option_names:

@@ -54,7 +54,7 @@ def test_long_groups(device: str, dim: int) -> None:
 def test_weights_that_broadcast(device: str) -> None:
     leading, size = (2, 3, 4), 8
     for kept in itertools.product([False, True], repeat=3):
-        shapes = {"weight": broadcast(leading, 40, kept)}
+        shapes = dict.fromkeys(GATED.broadcasting, broadcast(leading, 40, kept))
         call = GATED.call(leading, 40, torch.float16, device, shapes=shapes, group_size=size)
         assert_all_same_bits(check(call), of_rows(call))
 
@@ -105,7 +105,7 @@ def test_no_rows(where: str) -> None:
 
 def test_vmap(device: str) -> None:
     call = GATED.call((2,), 24, torch.float32, device, group_size=8)
-    for batches in itertools.product([None, 0], repeat=3):
+    for batches in itertools.product([None, 0], repeat=len(call.tensors)):
         dims = dict(zip(call.tensors, batches, strict=True))
         if any(dim is not None for dim in batches):
             assert_all_same_bits(
@@ -120,17 +120,18 @@ def test_nested(device: str) -> None:
     x = torch.nested.nested_tensor([part["x"] for part in parts], layout=torch.jagged)
     gates = torch.cat([part["gate"] for part in parts])
     gate = torch.nested.nested_tensor_from_jagged(gates, x.offsets())
-    together = parts[0].having(x=x, gate=gate, weight=weight)
+    shared = {"weight": weight, "bias": -weight}
+    together = parts[0].having(x=x, gate=gate, **shared)
     (result,) = together()
     for part, own in zip(parts, result.unbind(), strict=True):
-        assert_all_same_bits([own], part.having(weight=weight)())
+        assert_all_same_bits([own], part.having(**shared)())
 
 
 def test_compiled(device: str) -> None:
     """Sizes are symbols; group_size is a number."""
 
-    def run(x: Tensor, gate: Tensor, weight: Tensor) -> Tensor:
-        return torch.ops.mlxnorm.gated_rms_norm(x, gate, weight, group_size=8)
+    def run(x: Tensor, gate: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return torch.ops.mlxnorm.gated_rms_norm(x, gate, weight, bias=bias, group_size=8)
 
     compiled = torch.compile(run, backend="aot_eager", dynamic=True, fullgraph=True)
     with torch.no_grad():

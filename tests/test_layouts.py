@@ -74,10 +74,9 @@ def assert_layout_changes_nothing(call: Call) -> None:
 def test_strided_operands(device: str, op: Op) -> None:
     """What all rows share."""
     call = op.call((3,), 40, torch.float32, device)
-    shared = op.named("weight", "scale")
-    strided = call.mapped(lambda t: differently_laid_out(t, 2), [*shared, *op.named("angles")])
+    strided = call.mapped(lambda t: differently_laid_out(t, 2), op.broadcasting)
     assert_all_same_bits(strided(), call())
-    expanded = call.mapped(lambda t: t[:1].expand(40), shared)
+    expanded = call.mapped(lambda t: t[:1].expand(40), op.broadcasting_rows)
     assert_all_same_bits(expanded(), expanded.mapped(lambda t: t.contiguous())())
 
 
@@ -104,7 +103,7 @@ KEPT = [kept for rank in range(4) for kept in itertools.product([False, True], r
 def test_what_is_broadcast_is_read_where_it_is(device: str, op: Op, operands: str) -> None:
     """Along any dimensions, each operand along others."""
     for i in range(len(KEPT)):
-        names = op.named("weight", "scale", "angles")
+        names = op.broadcasting
         kept = {name: KEPT[i - 4 * n] for n, name in enumerate(names)}
         shapes = {name: broadcast(LEADING, op.columns(name, 40), k) for name, k in kept.items()}
         call = op.call(LEADING, 40, torch.float16, device, shapes=shapes, **OPERANDS[operands])
@@ -122,7 +121,7 @@ def test_what_is_broadcast_along_alternating_dimensions(device: str, op: Op) -> 
     """More of them than a layout has."""
     leading = (2, 3, 2, 3, 2)
     for kept in itertools.product([False, True], repeat=len(leading)):
-        names = op.named("weight", "scale", "angles")
+        names = op.broadcasting
         shapes = {name: broadcast(leading, op.columns(name, 20), kept) for name in names}
         check(op.call(leading, 20, torch.bfloat16, device, shapes=shapes))
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from tensors import randn, type_id
 from torch import Tensor
 
-from torch_mlxnorm import gated_rms_norm, rms_norm_modulate, rms_norm_rope
+from torch_mlxnorm import gated_rms_norm, rms_norm, rms_norm_modulate, rms_norm_rope
 
 EQUAL = {torch.bfloat16: 0.9999, torch.float16: 0.999}
 
@@ -55,6 +55,16 @@ def modulate(**options: Any) -> Callable[..., Tensor]:
     return lambda x, scale, shift: rms_norm_modulate(
         x, None, scale, shift, **{"round_intermediates": True} | options
     )
+
+
+def diffusers_bias(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """diffusers.models.normalization.RMSNorm(bias=True), in 16 bits."""
+    return diffusers_norm(x) * weight + bias
+
+
+def mamba_bias(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """mamba_ssm.ops.triton.layer_norm.rms_norm_ref."""
+    return (normalized(x.float()) * weight.float() + bias.float()).to(x.dtype)
 
 
 def shift_of(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -241,6 +251,20 @@ MODELS = {
         rope(rope_rounding="addcmul"),
         rope(rope_rounding="products"),
         summands(rotate_half),
+    ),
+    "bias, diffusers": Model(
+        ltx,
+        diffusers_bias,
+        modulate(scale_offset=0.0),
+        lambda x, weight, bias: rms_norm(x, weight, bias=bias),
+        shift_of,
+    ),
+    "bias, mamba_ssm": Model(
+        ltx,
+        mamba_bias,
+        lambda x, weight, bias: rms_norm(x, weight, 1e-5, bias=bias),
+        lambda x, weight, bias: rms_norm(x, weight, 1e-5, bias=bias, casting_mode="llama"),
+        shift_of,
     ),
     "LTX, diffusers": Model(
         ltx,

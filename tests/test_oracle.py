@@ -152,6 +152,14 @@ def test_notices_another_place_of_the_gate_or_another_group(op: Op, dtype: torch
         assert_noticed(one, other())
 
 
+@each_16_bit
+@each_op_that(lambda op: op.named("bias"))
+def test_notices_a_norm_that_is_rounded_before_its_bias(op: Op, dtype: torch.dtype) -> None:
+    call = op.call(ROWS, DIM, dtype)
+    (rounded,) = call.having(bias=None)()
+    assert_noticed(call, (rounded + call["bias"],))
+
+
 def test_notices_partial_sums_in_16_bits() -> None:
     """Experts are summed in float32, whatever they are."""
     call = OPS["fused_moe_wsum_post_ff_norm2_endlayer"].call(ROWS, DIM, torch.bfloat16, top_k=8)
@@ -164,7 +172,7 @@ def test_notices_partial_sums_in_16_bits() -> None:
 
 def test_notices_a_sum_of_squares_in_one_accumulator() -> None:
     """In float32, 40 000 elements added one after the other lose digits that kernels keep."""
-    call = OPS["rms_norm"].call((40,), 40_000, missing=["weight"])
+    call = OPS["rms_norm"].call((40,), 40_000, missing=["weight", "bias"])
     x = call["x"]
     total = torch.zeros(len(x))
     for column in x.square().unbind(dim=-1):

@@ -124,7 +124,7 @@ def test_warm_up_of_a_16_bit_scale_beside_float32(simulated_mps: str) -> None:
 
 def test_warm_up_of_the_record(simulated_mps: str) -> None:
     options = {"casting_mode": "llama", "weight_dtype": torch.float32, "device": "mps"}
-    warm_up("rms_norm", torch.float16, 4096, unaligned=True, missing=(),
+    warm_up("rms_norm", torch.float16, 4096, unaligned=True, missing="bias",
             operand_dtypes=torch.float32, casting_mode="llama")  # fmt: skip
     record = lambda: torch_mlxnorm.RmsNormRecord(torch.float16, 1, 4096, **options)  # noqa: E731
     assert pipelines_made(record) == 0

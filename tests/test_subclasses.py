@@ -74,7 +74,7 @@ def test_jagged_tensors_with_heads(op: Op) -> None:
 
 @each_op_that(lambda op: not op.named("experts"))
 def test_jagged_tensors_with_operands_for_each_head(op: Op) -> None:
-    names = op.named("weight", "scale")
+    names = op.broadcasting_rows
     call = op.call((sum(LENGTHS), 2), 24, shapes=dict.fromkeys(names, (2, 24)))
     expected = call()
     assert_all_same_bits([r.values() for r in nested(call)()], expected)
@@ -94,7 +94,7 @@ def refused(call: Call, text: str) -> None:
 def test_jagged_tensors_beside_others(op: Op) -> None:
     call = op.call((sum(LENGTHS),), 24)
     ragged = nested(call)
-    for name in op.named("weight", "scale"):
+    for name in op.broadcasting_rows:
         for shape in ((len(LENGTHS), 1, 24), (sum(LENGTHS), 24)):
             dense = ragged.having(**{name: torch.ones(shape)})
             refused(dense, f"{name} must be nested, as {op.first} is, or one for all of the ragged")

@@ -84,7 +84,7 @@ def test_vmap_folds_the_batch_into_the_rows(device: str, op: Op, leading: tuple[
 def test_vmap_over_what_rows_share(device: str, op: Op) -> None:
     for scale in op.scale_kinds[:2]:
         call = op.call((4,), 24, torch.float32, device, scale=scale)
-        for name in op.named("weight", "scale"):
+        for name in op.broadcasting_rows:
             for rows in ([], op.inputs[:1]):
                 dims: dict[str, int | None] = {name: 0, **dict.fromkeys(rows, 0)}
                 assert_folded(batched(call, dims), dims)
@@ -95,7 +95,7 @@ def test_vmap_over_what_rows_share(device: str, op: Op) -> None:
 )
 @each_op
 def test_vmap_over_what_is_broadcast(device: str, op: Op, shape: tuple[int, ...]) -> None:
-    names = op.named("weight", "scale", "angles")
+    names = op.broadcasting
     shapes = {name: (*shape[:-1], op.columns(name, shape[-1])) for name in names}
     call = op.call((2, 3), 24, torch.float32, device, shapes=shapes)
     for dim in [None, *range(len(shape) + 1)]:
@@ -117,7 +117,7 @@ def test_vmap_over_one_angle(device: str, op: Op) -> None:
 
 @each_op
 def test_vmap_does_not_broadcast_to_the_batch(op: Op) -> None:
-    for name in op.named("weight", "scale", "angles"):
+    for name in op.broadcasting:
         call = op.call((4,), 24, shapes={name: (BATCH, 4, op.columns(name, 24))})
         dims: dict[str, int | None] = dict.fromkeys(op.inputs, 0)
         with pytest.raises(RuntimeError, match=f"{name} must have no more dimensions than"):
@@ -169,7 +169,7 @@ def test_vmap_of_out(device: str, op: Op) -> None:
 @each_op
 def test_vmap_of_an_empty_batch(device: str, op: Op) -> None:
     call = op.call((4,), 24, torch.float32, device)
-    for name in (op.first, *op.named("weight", "scale")):
+    for name in (op.first, *op.broadcasting_rows):
         none = torch.empty(0, *call[name].shape, device=device)
         results = torch.vmap(lambda t, name=name: call.having(**{name: t})())(none)
         assert all(r.shape == (0, *call.shape) for r in results)

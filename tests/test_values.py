@@ -28,8 +28,9 @@ def test_matches_reference(device: str, op: Op, dim: int, dtype: torch.dtype) ->
     rows = 3 if dim < 8192 else 2
     call = op.call((rows,), dim, dtype, device, float32="even")
     check(call)
-    if op.optional:
-        check(call.having(**dict.fromkeys(op.optional)))
+    for missing in (op.named("bias"), op.optional):
+        if missing:
+            check(call.having(**dict.fromkeys(missing)))
 
 
 @each_dtype
@@ -73,7 +74,10 @@ def test_options(
         for dim, weight_offset, mixed in [(96, 0.0, 1), (96, 1.0, 0), (2816, 1.0, 2)]:
             options["weight_offset"] = weight_offset
             options |= more
-            check(op.call((3,), dim, dtype, device, scale=scale, mixed=mixed, **options))
+            call = op.call((3,), dim, dtype, device, scale=scale, mixed=mixed, **options)
+            check(call)
+            if biases := op.named("bias"):
+                check(call.having(**dict.fromkeys(biases)))
 
 
 @each_dtype

@@ -60,6 +60,11 @@ class Operator:
     def has_scale(self) -> bool:
         return "scale" in self.tensors.values()
 
+    @property
+    def biases(self) -> list[str]:
+        """Usual calls have none."""
+        return [name for name, role in self.tensors.items() if role == "bias"]
+
 
 def operators() -> list[Operator]:
     return [Operator.named(name) for name in sorted(OPS)]
@@ -136,23 +141,25 @@ def make_call(
     device: str = "cpu",
     *,
     operand_dtype: torch.dtype | None = None,
-    missing: Collection[str] = (),
+    missing: Collection[str] | None = None,
     scale: ScaleKind = "dim",
     **options: Any,
 ) -> Call:
-    """With random tensors, the same in every run. `operand_dtype` is that of weights, scales,
-    routing weights and angles (None: `dtype`)."""
+    """With random tensors, the same in every run. `operand_dtype` is that of operands (None:
+    `dtype`), `missing` are tensors that are None (None: biases)."""
     generator = torch.Generator().manual_seed(rows * dim)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator)
 
     operand_dtype = operand_dtype or dtype
+    missing = operator.biases if missing is None else missing
     scale_shape = {"one": (1,), "dim": (dim,), "rows": (rows, dim)}[scale]
     make: dict[Role, Callable[[], Tensor]] = {
         "input": lambda: realistic([rows, dim], dtype, generator),
         "experts": lambda: realistic([rows, TOP_K, dim], dtype, generator),
         "weight": lambda: normal(dim).to(operand_dtype),
+        "bias": lambda: normal(dim).to(operand_dtype),
         "scale": lambda: normal(*scale_shape).to(operand_dtype),
         "angles": lambda: normal(rows, dim // 2).sin().to(operand_dtype),
         "routing_weights": lambda: normal(rows, TOP_K).softmax(-1).to(operand_dtype),

@@ -282,7 +282,12 @@ def warm_up(setting: Setting) -> Iterator[Row]:
         row = Preparation(operator.name)
         with row.measuring("torch_mlxnorm.warm_up"):
             torch_mlxnorm.warm_up(
-                operator.name, DTYPES, setting.dims, missing=(), scale="many", device=setting.device
+                operator.name,
+                DTYPES,
+                setting.dims,
+                missing=operator.biases,
+                scale="many",
+                device=setting.device,
             )
         yield row
 
@@ -292,6 +297,8 @@ def cases(operator: Operator, dtype: torch.dtype, setting: Setting) -> Iterator[
     variants: list[dict[str, Any]] = [{"casting_mode": "llama"}, {"missing": operator.optional}]
     if "round_intermediates" in operator.options:
         variants.append({"round_intermediates": True})
+    if operator.biases:
+        variants.append({"missing": ()})
     if operator.has_scale:
         variants += [{"scale": "one"}, {"scale": "rows"}]
     if "activation" in operator.options:
@@ -390,7 +397,7 @@ def same_bits(actual: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) 
 def opcheck(setting: Setting) -> Iterator[Row]:
     """torch.library.opcheck of rms_norm: schema, autograd, fake tensors, tracing."""
     call = make_call(Operator.named("rms_norm"), 3, 64, torch.float32, setting.device)
-    packet, arguments = torch.ops.mlxnorm.rms_norm, tuple(call.tensors.values())
+    packet, arguments = torch.ops.mlxnorm.rms_norm, tuple(call.present.values())
     outs = dict(zip(call.operator.outs, call.empty_outs(), strict=True))
     for overload, keywords in ((packet.default, {}), (packet.out, outs)):
         for test, result in torch.library.opcheck(overload, arguments, keywords).items():

@@ -11,11 +11,11 @@ for all of them. Beyond that, the other operators have in common:
 - **Inputs**, the tensors ``[..., dim]``, have one shape, dtype and device; none is
   broadcast. Each has strides of its own. Results have their shape and dtype, and
   are rounded once, when they are written; everything before is float32.
-- **Weights** are ``[dim]``, or of a shape that ends in dim and broadcasts to the results', such
-  as ``[heads, dim]``. Weights, ``scale``, ``layer_scalar``, ``routing_weights``, ``cos`` and
-  ``sin`` are, each for itself, float32, float16 or bfloat16, whatever the inputs are, whose dtype
-  the results keep. ``weight_offset`` is added to every weight, ``casting_mode`` holds inside every
-  ``N``.
+- **Weights** and a ``bias`` are ``[dim]``, or of a shape that ends in dim and broadcasts to the
+  results', such as ``[heads, dim]``. They, ``scale``, ``layer_scalar``, ``routing_weights``,
+  ``cos`` and ``sin`` are, each for itself, float32, float16 or bfloat16, whatever the inputs are,
+  whose dtype the results keep. ``weight_offset`` is added to every weight, ``casting_mode`` holds
+  inside every ``N``.
 - **scale, shift and layer_scalar** are that, or have one element in any shape. ``[rows, 1]`` is an
   error: nothing is broadcast along a row.
 - **round_intermediates** ``False`` keeps float32 between the steps, which is more accurate: a
@@ -60,6 +60,7 @@ def _options(
     full_tables: bool = False,
     across_heads: bool = False,
     rope_rounding: RopeRounding = "once",
+    bias: Tensor | None = None,
 ) -> dict[str, Any]:
     """What differs from the defaults. A keyword argument costs the dispatcher as much time as the
     norm of a short row."""
@@ -90,6 +91,8 @@ def _options(
         options["across_heads"] = True
     if rope_rounding != "once":
         options["rope_rounding"] = rope_rounding
+    if bias is not None:
+        options["bias"] = bias
     return options
 
 
@@ -144,13 +147,16 @@ def rms_norm(
     weight: Tensor | None,
     eps: float | None = 1e-6,
     *,
+    bias: Tensor | None = None,
+    activation: Activation = "none",
     weight_offset: float = 0.0,
     casting_mode: CastingMode = "gemma",
     out: Tensor | None = None,
 ) -> Tensor:
     """Root-mean-square normalization over the last dimension::
 
-        out = x * rsqrt(mean(x**2, last dim) + eps) * (weight + weight_offset)
+        N(x, weight) = x * rsqrt(mean(x**2, last dim) + eps) * (weight + weight_offset)
+        out = activation(N(x, weight) + bias)
 
     The sum of squares and everything after it is computed in float32, in an order that depends on
     device, dim and dtype alone: a row gives the same bits alone or in a batch.
@@ -164,6 +170,8 @@ def rms_norm(
             ``weight_offset`` and ``casting_mode`` have no effect.
         eps: added to the mean of the squares; ``None`` means ``torch.finfo(torch.float32).eps`` for
             every dtype, as in :func:`torch.nn.functional.rms_norm`.
+        bias: of a shape and dtype as a weight may have; added in float32. ``None``: nothing.
+        activation: of the result before it is rounded, see :func:`rms_norm_mul`.
         weight_offset: added to the weight in float32; 1.0 for checkpoints that store
             ``weight - 1`` (Gemma 1 to 3).
         casting_mode: ``"gemma"`` multiplies by the weight in float32 and rounds once, as
@@ -179,7 +187,7 @@ def rms_norm(
 
     Raises:
         TypeError: a dtype is not one of the above.
-        ValueError: ``casting_mode`` is unknown.
+        ValueError: ``casting_mode`` or ``activation`` is unknown.
         RuntimeError: x is 0-dimensional or has an empty last dimension, a shape or device does not
             fit, ``out`` has rows that cannot be written, overlaps what is read, or would lose a
             gradient.
@@ -192,7 +200,7 @@ def rms_norm(
     ``dispatch_rms_norm_no_scale_bf16`` and ``dispatch_rms_norm_no_scale_f32`` of mlx-native 0.9.0,
     ``rms_norm.rs``.
     """
-    options = _options(weight_offset, casting_mode)
+    options = _options(weight_offset, casting_mode, activation=activation, bias=bias)
     return _rms_norm((x, weight, eps), options, out)
 
 
@@ -296,6 +304,7 @@ def gated_rms_norm(
     weight: Tensor | None,
     eps: float | None = 1e-6,
     *,
+    bias: Tensor | None = None,
     norm_before_gate: bool = False,
     group_size: int = 0,
     activation: Activation = "silu",
@@ -306,17 +315,18 @@ def gated_rms_norm(
 ) -> Tensor:
     """The gated norm of state-space models and linear attention::
 
-        out = N(x * activation(gate), weight)      # Mamba2, Zamba2, Falcon-H1
-        out = R(N(x, weight)) * activation(gate)   # norm_before_gate: Qwen3-Next, Kimi Linear
+        out = N(x * activation(gate), weight) + bias      # Mamba2, Zamba2, Falcon-H1
+        out = R(N(x, weight) + bias) * activation(gate)   # norm_before_gate: Qwen3-Next, Kimi
 
     The activated gate and its product with x stay in float32, also with ``round_intermediates``.
 
     Args:
         x, gate: ``[..., dim]``, float32, float16 or bfloat16.
         weight: ``[dim]`` or ``None``.
+        bias: ``[dim]``, added in float32; ``None``: nothing.
         norm_before_gate: the second formula.
         group_size: a row is cut into parts of so many elements, each of which has a norm of its
-            own; 0 means the whole row. The weight is ``[dim]`` all the same.
+            own; 0 means the whole row. Weight and bias are ``[dim]`` all the same.
         activation: of the gate, see :func:`rms_norm_mul`.
         eps, weight_offset, casting_mode: see :func:`rms_norm`.
         round_intermediates, out: see :mod:`torch_mlxnorm.functional`. Groups in an ``out`` count as
@@ -339,6 +349,7 @@ def gated_rms_norm(
         round_intermediates,
         norm_before_gate=norm_before_gate,
         group_size=group_size,
+        bias=bias,
     )
     if activation != "silu":
         options["activation"] = activation

@@ -83,14 +83,14 @@ def warm_up(
         ops: operators by name or as functions of this package; ``None`` means all.
         dtypes: of the inputs: float32, float16 or bfloat16.
         dims: sizes of the last dimension, or of its groups (``group_size``), at least 1.
-        operand_dtypes: of weights, scales, routing weights and angles: one for all, or by the name
-            of the argument. ``None``, or a name left out, means the inputs' dtype.
-        missing: names of optional arguments (``weight``, ``weight_c``, ``scale``, …) that the calls
+        operand_dtypes: of weights, biases, scales, routing weights and angles: one for all, or by
+            the name of the argument. ``None``, or a name left out, means the inputs' dtype.
+        missing: names of optional arguments (``weight``, ``bias``, ``scale``, …) that the calls
             leave out, in the ops that have them. ``None`` means any of them, in every combination.
         scale: whether ``scale``, ``shift`` and ``layer_scalar`` have ``"one"`` element or
             ``"many"``; ``None`` means either, each for itself.
-        activation: of :func:`rms_norm_mul` and :func:`gated_rms_norm`; ``None`` means the default
-            of each.
+        activation: of :func:`rms_norm`, :func:`rms_norm_mul` and :func:`gated_rms_norm`; ``None``
+            means the default of each.
         modulation: of :func:`rms_norm_modulate`.
         norm_before_gate: of :func:`gated_rms_norm`.
         interleaved, full_tables, across_heads, rope_rounding: of :func:`rms_norm_rope`. Tables that

@@ -86,9 +86,11 @@ def _defines(function: Callable[P, T]) -> Callable[[Callable[..., T]], Callable[
 
 
 @_defines(functional.rms_norm)
-def rms_norm(x, weight, N):
-    """``x * rsqrt(mean(x**2) + eps) * (weight + weight_offset)``."""
-    return N(x, weight)
+def rms_norm(x, weight, bias, activation, N):
+    """``activation(N(x, weight) + bias)`` with
+    ``N(x, weight) = x * rsqrt(mean(x**2) + eps) * (weight + weight_offset)``."""
+    n = N(x, weight)
+    return _ACTIVATIONS[activation](n if bias is None else n + bias)
 
 
 @_defines(functional.rms_norm_mul)
@@ -112,14 +114,16 @@ def rms_norm_modulate(x, weight, scale, shift, scale_offset, modulation, N, R):
 
 
 @_defines(functional.gated_rms_norm)
-def gated_rms_norm(x, gate, weight, norm_before_gate, group_size, activation, N, R):
-    """``N(x * activation(gate), weight)``, or ``R(N(x, weight)) * activation(gate)``."""
+def gated_rms_norm(x, gate, weight, bias, norm_before_gate, group_size, activation, N, R):
+    """``N(x * activation(gate), weight) + bias``, or
+    ``R(N(x, weight) + bias) * activation(gate)``."""
     size = group_size or x.shape[-1]
     groups = (x.shape[-1] // size, size)
 
     def of_groups(t: Tensor) -> Tensor:
         w = None if weight is None else weight.unflatten(-1, groups)
-        return N(t.unflatten(-1, groups), w).flatten(-2)
+        n = N(t.unflatten(-1, groups), w).flatten(-2)
+        return n if bias is None else n + bias
 
     gate = _ACTIVATIONS[activation](gate)
     return R(of_groups(x)) * gate if norm_before_gate else of_groups(x * gate)

@@ -1,4 +1,4 @@
-// N(x * activation(gate), weight) or N(x, weight) * activation(gate)
+// N(x * activation(gate), weight) + bias or (N(x, weight) + bias) * activation(gate)
 #pragma once
 
 #include "table.h"
@@ -10,6 +10,7 @@ struct gated_rms_norm {
       {"x", Role::input},
       {"gate", Role::input},
       {"weight", Role::weight, Passing::optional},
+      {"bias", Role::bias, Passing::keyword},
   };
   static constexpr ResultSpec kResults[] = {{"out", "x"}};
   static constexpr Option kOptions[] = {kNormBeforeGate, kGroupSize,   {kActivation, kSilu},

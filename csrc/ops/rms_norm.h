@@ -1,4 +1,4 @@
-// N(x, weight)
+// activation(N(x, weight) + bias)
 #pragma once
 
 #include "table.h"
@@ -9,9 +9,10 @@ struct rms_norm {
   static constexpr TensorSpec kTensors[] = {
       {"x", Role::input},
       {"weight", Role::weight, Passing::optional},
+      {"bias", Role::bias, Passing::keyword},
   };
   static constexpr ResultSpec kResults[] = {{"out", "x"}};
-  static constexpr auto& kOptions = kNormOptions;
+  static constexpr Option kOptions[] = {kActivation, kWeightOffset, kCastingMode};
 };
 
 }  // namespace mlxnorm::ops

@@ -22,10 +22,11 @@ enum class Role : uint8_t {
   scale,            // that, or one element
   routing_weights,  // [..., top_k]
   angles,           // of pairs, [..., up to dim / 2], or up to dim; leading dimensions broadcast
+  bias,             // as a weight; usual calls have none
 };
 
-constexpr const char* kRoleNames[] = {"input", "experts",         "weight",
-                                      "scale", "routing_weights", "angles"};
+constexpr const char* kRoleNames[] = {"input",           "experts", "weight", "scale",
+                                      "routing_weights", "angles",  "bias"};
 constexpr size_t kRoles = std::size(kRoleNames);
 
 constexpr bool has_dtype_of_results(Role role) {
@@ -38,7 +39,7 @@ constexpr int row_dimensions(Role role) {
 }
 
 constexpr bool broadcasts(Role role) {
-  return role == Role::weight || role == Role::scale || role == Role::angles;
+  return role == Role::weight || role == Role::scale || role == Role::angles || role == Role::bias;
 }
 
 constexpr bool may_be_scalar(Role role) {

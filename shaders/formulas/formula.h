@@ -98,6 +98,15 @@ METAL_FUNC Values scaled(Piece piece, Values x, int scale) {
   return x * piece.operand(scale);
 }
 
+// x + shift, or x when there is none.
+template <typename Piece, typename Values>
+METAL_FUNC Values shifted(Piece piece, Values x, int shift) {
+  if (!piece.has(shift)) {
+    return x;
+  }
+  return x + piece.operand(shift);
+}
+
 // x * (scale_offset + scale) + shift
 template <typename Piece, typename Values>
 METAL_FUNC Values modulated(Piece piece, Values x, int scale, int shift) {
@@ -113,10 +122,7 @@ METAL_FUNC Values modulated(Piece piece, Values x, int scale, int shift) {
     default:  // kOnce
       x = x * (s + offset);
   }
-  if (!piece.has(shift)) {
-    return x;
-  }
-  return x + piece.operand(shift);
+  return shifted(piece, x, shift);
 }
 
 // y * cos + turned * sin

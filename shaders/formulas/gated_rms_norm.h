@@ -1,5 +1,5 @@
-// out = N(x * activation(gate), weight)
-// or, if norm_before_gate, N(x, weight) * activation(gate)
+// out = N(x * activation(gate), weight) + bias
+// or, if norm_before_gate, (N(x, weight) + bias) * activation(gate)
 #pragma once
 
 #include "formula.h"
@@ -8,7 +8,7 @@ namespace mlxnorm {
 namespace formula {
 
 struct gated_rms_norm {
-  enum Tensor { kX, kGate, kWeight, kTensors };
+  enum Tensor { kX, kGate, kWeight, kBias, kTensors };
   enum Result { kOut, kResults };
   enum { kSums = 1, kKeepFirst = 1 };
 
@@ -23,7 +23,7 @@ struct gated_rms_norm {
 
   template <typename Piece, typename Values = typename Piece::Values>
   static METAL_FUNC Results<Values, kResults> finish(Piece piece, Values x) {
-    const Values n = norm(piece, x, kWeight);
+    const Values n = shifted(piece, norm(piece, x, kWeight), kBias);
     if (piece.choice(kNormBeforeGate) == 0) {
       return {{n}};
     }

@@ -1,4 +1,4 @@
-// out = N(x, weight)
+// out = activation(N(x, weight) + bias)
 #pragma once
 
 #include "formula.h"
@@ -7,7 +7,7 @@ namespace mlxnorm {
 namespace formula {
 
 struct rms_norm {
-  enum Tensor { kX, kWeight, kTensors };
+  enum Tensor { kX, kWeight, kBias, kTensors };
   enum Result { kOut, kResults };
   enum { kSums = 1, kKeepFirst = 0 };
 
@@ -18,7 +18,8 @@ struct rms_norm {
 
   template <typename Piece, typename Values = typename Piece::Values>
   static METAL_FUNC Results<Values, kResults> finish(Piece piece, Values x) {
-    return {{norm(piece, x, kWeight)}};
+    const Values n = shifted(piece, norm(piece, x, kWeight), kBias);
+    return {{apply(piece.choice(kActivation), n)}};
   }
 };
 

@@ -245,6 +245,14 @@ MUTANTS = [
         ("test_bits.py", *VALUES),
     ),
     Mutant(
+        "rounding-before-bias",
+        "a norm is rounded before its bias is added",
+        "shaders/formulas/rms_norm.h",
+        "shifted(piece, norm(piece, x, kWeight), kBias)",
+        "shifted(piece, piece.as_stored(norm(piece, x, kWeight)), kBias)",
+        VALUES,
+    ),
+    Mutant(
         "rounding-of-experts",
         "round_intermediates leaves the experts' sum unrounded",
         "shaders/formulas/fused_moe_wsum_post_ff_norm2_endlayer.h",
@@ -430,6 +438,22 @@ MUTANTS = [
         "!is_one_row(call.layout.tensors[t])",
         "false",
         ("test_layouts.py", *VALUES),
+    ),
+    Mutant(
+        "plain-bias",
+        "a bias is left out beside plain weights",
+        "csrc/cpu/isa/norm_rows.h",
+        "has_bit(kBiases<Table>, int(t)) && type != kAbsent",
+        "false",
+        VALUES,
+    ),
+    Mutant(
+        "plain-activation",
+        "an activation of the result is left out beside plain weights",
+        "csrc/cpu/isa/norm_rows.h",
+        "kActivatesResult<Table> && choice_in(choices, kActivation) != kNoActivation",
+        "false",
+        VALUES,
     ),
     Mutant(
         "groups",

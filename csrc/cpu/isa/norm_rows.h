@@ -21,6 +21,9 @@ inline const void* tensor_of_row(const NormArguments& call, int64_t row) {
   if constexpr (kPlain && role == Role::weight) {
     return call.tensors[t];
   }
+  if constexpr (kPlain && role == Role::bias) {
+    return nullptr;
+  }
   const int64_t size = has_dtype_of_results(role)
                            ? sizeof(T)
                            : element_size(tensor_type(call.layout.tensor_types, t));
@@ -247,19 +250,26 @@ constexpr auto kRows = Rotates<Formula>::value ? rotated_rows<Table, Formula, T,
                                                : norm_rows<Table, Formula, T, kPlain>;
 
 // The usual call, for which there are kernels that need not ask: every weight is there in the dtype
-// of the inputs, one row that all share, and no value of theirs is rounded on the way (in
-// float32 none ever is).
+// of the inputs, one row that all share, there is no bias and no activation of the result, and no
+// value of theirs is rounded on the way (in float32 none ever is).
 template <typename Table, typename T>
 bool is_plain(const NormArguments& call) {
   for (size_t t = 0; t < std::size(Table::kTensors); ++t) {
+    const TensorType type = tensor_type(call.layout.tensor_types, int(t));
     if (has_bit(kWeights<Table>, int(t)) &&
-        (tensor_type(call.layout.tensor_types, int(t)) != kTensorType<T> ||
-         !is_one_row(call.layout.tensors[t]))) {
+        (type != kTensorType<T> || !is_one_row(call.layout.tensors[t]))) {
+      return false;
+    }
+    if (has_bit(kBiases<Table>, int(t)) && type != kAbsent) {
       return false;
     }
   }
-  return std::is_same_v<T, float> || (choice_in(call.options.choices, kCastingMode) == kGemma &&
-                                      !choice_in(call.options.choices, kRoundIntermediates));
+  const uint32_t choices = call.options.choices;
+  if (kActivatesResult<Table> && choice_in(choices, kActivation) != kNoActivation) {
+    return false;
+  }
+  return std::is_same_v<T, float> ||
+         (choice_in(choices, kCastingMode) == kGemma && !choice_in(choices, kRoundIntermediates));
 }
 
 template <typename Table, typename Formula, typename T>

@@ -4,6 +4,7 @@
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
 
+#include <bit>
 #include <iterator>
 
 #include "../../../shaders/formulas/formula.h"
@@ -32,7 +33,15 @@ consteval uint32_t tensors_that(bool (*holds)(Role)) {
 template <typename Table>
 constexpr uint32_t kWeights = tensors_that<Table>([](Role role) { return role == Role::weight; });
 template <typename Table>
+constexpr uint32_t kBiases = tensors_that<Table>([](Role role) { return role == Role::bias; });
+template <typename Table>
 constexpr uint32_t kMaybeScalars = tensors_that<Table>(may_be_scalar);
+
+// An activation is of the scale or the gate, an input, where there is one; else of the result.
+template <typename Table>
+constexpr bool kActivatesResult = std::popcount(tensors_that<Table>([](Role role) {
+                                    return role == Role::input || may_be_scalar(role);
+                                  })) == 1;
 
 // Where the tensors of one row begin.
 template <typename Table, typename T>
@@ -72,7 +81,10 @@ struct Piece {
 
   Block input(int t) const { return load(static_cast<const T*>(row.tensors[t])); }
 
-  bool has(int t) const { return is_plain_weight(t) || call.tensors[t] != nullptr; }
+  bool has(int t) const {
+    const bool is_plain_bias = kPlain && has_bit(kBiases<Table>, t);
+    return is_plain_weight(t) || (!is_plain_bias && call.tensors[t] != nullptr);
+  }
 
   Block operand(int t) const {
     if (is_plain_weight(t)) {
@@ -108,7 +120,8 @@ struct Piece {
   float number(Number which) const { return call.options.numbers[which]; }
   uint32_t choice(Choice which) const {
     const bool rounds = which == kCastingMode || which == kRoundIntermediates;
-    return kPlain && rounds ? 0 : choice_in(call.options.choices, which);
+    const bool is_of_result = which == kActivation && kActivatesResult<Table>;
+    return kPlain && (rounds || is_of_result) ? 0 : choice_in(call.options.choices, which);
   }
 
   Block filled(float value) const { return splat(value); }
