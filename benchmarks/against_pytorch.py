@@ -12,7 +12,7 @@ from torch import Tensor
 
 import torch_mlxnorm
 from torch_mlxnorm._calls import realistic
-from torch_mlxnorm._roles import OPS, RESULTS
+from torch_mlxnorm._roles import LIKES, OPS
 from torch_mlxnorm._timing import Times, time_interleaved, waiting_for
 
 TOP_K = 8  # experts a token
@@ -69,10 +69,11 @@ class Case:
         given = [argument for argument in schema if argument.name in self.inputs]
         self.arguments = [*(self.inputs[a.name] for a in given if not a.kwarg_only), eps]
         self.keywords = self.casting | self.options
-        self.keywords |= {a.name: self.inputs[a.name] for a in given if a.kwarg_only}
+        named = {a.name: self.inputs[a.name] for a in given if a.kwarg_only}
+        self.keywords |= {name: t for name, t in named.items() if t is not None}
         self.outs = {
             name: torch.empty_like(without_top_k(op, like, self.inputs[like]))
-            for name, like in RESULTS[op].items()
+            for name, like in LIKES[op].items()
         }
 
     def ours(self) -> Callable[[], object]:

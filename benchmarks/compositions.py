@@ -133,44 +133,71 @@ def _(N, x, weight_a, weight_b, weight_c, out_a, out_b, out_c):
     N(x, weight_c, out_c)
 
 
-@composition(x=ROWS, residual=ROWS, weight=DIM)
-def add_rms_norm(N, x, residual, weight):
-    residual = x + residual
-    return N(residual, weight), residual
+GATE_ACTIVATIONS = ACTIVATIONS | {"tanh": torch.tanh}
+
+
+def gated(branch, gate, gate_activation, out=None):
+    if gate is None:
+        return branch
+    return torch.mul(branch, GATE_ACTIVATIONS[gate_activation](gate), out=out)
+
+
+def modulated(n, scale, shift, out=None):
+    if scale is not None:
+        n = torch.mul(n, 1 + scale, out=out)
+    return n if shift is None else torch.add(n, shift, out=out)
+
+
+@composition(x=ROWS, residual=ROWS, weight=DIM, gate=None, next_scale=None, next_shift=None)
+def add_rms_norm(N, x, residual, weight, gate, next_scale, next_shift, gate_activation="none"):
+    residual = gated(x, gate, gate_activation) + residual
+    return modulated(N(residual, weight), next_scale, next_shift), residual
 
 
 @add_rms_norm.singles
-def _(N, x, residual, weight, out, residual_out):
-    torch.add(x, residual, out=residual_out)
+def _(
+    N, x, residual, weight, gate, next_scale, next_shift, out, residual_out, gate_activation="none"
+):  # fmt: skip
+    torch.add(gated(x, gate, gate_activation, residual_out), residual, out=residual_out)
     N(residual_out, weight, out)
+    modulated(out, next_scale, next_shift, out)
 
 
-@composition(x=ROWS, residual=ROWS, weight=DIM, scale=ONE)
-def rms_norm_add(N, x, residual, weight, scale):
-    result = residual + N(x, weight)
+@composition(x=ROWS, residual=ROWS, weight=DIM, scale=ONE, gate=None)
+def rms_norm_add(N, x, residual, weight, scale, gate, gate_activation="none"):
+    result = residual + gated(N(x, weight), gate, gate_activation)
     if scale is not None:
         result *= scale
     return result
 
 
 @rms_norm_add.singles
-def _(N, x, residual, weight, scale, out):
+def _(N, x, residual, weight, scale, gate, out, gate_activation="none"):
     N(x, weight, out)
-    torch.add(residual, out, out=out)
+    torch.add(residual, gated(out, gate, gate_activation, out), out=out)
     if scale is not None:
         torch.mul(out, scale, out=out)
 
 
-@composition(x=ROWS, residual=ROWS, weight=DIM, next_weight=DIM, scale=None)
-def rms_norm_add_rms_norm(N, x, residual, weight, next_weight, scale):
-    residual = rms_norm_add.from_eager(N, x, residual, weight, scale)
-    return residual, N(residual, next_weight)
+@composition(
+    x=ROWS, residual=ROWS, weight=DIM, next_weight=DIM,
+    scale=None, gate=None, next_scale=None, next_shift=None,
+)  # fmt: skip
+def rms_norm_add_rms_norm(
+    N, x, residual, weight, next_weight, scale, gate, next_scale, next_shift, **options
+):
+    residual = rms_norm_add.from_eager(N, x, residual, weight, scale, gate, **options)
+    return residual, modulated(N(residual, next_weight), next_scale, next_shift)
 
 
 @rms_norm_add_rms_norm.singles
-def _(N, x, residual, weight, next_weight, scale, residual_out, out):
-    rms_norm_add.from_singles(N, x, residual, weight, scale, residual_out)
+def _(
+    N, x, residual, weight, next_weight, scale, gate, next_scale, next_shift, residual_out, out,
+    **options,
+):  # fmt: skip
+    rms_norm_add.from_singles(N, x, residual, weight, scale, gate, residual_out, **options)
     N(residual_out, next_weight, out)
+    modulated(out, next_scale, next_shift, out)
 
 
 @composition(

@@ -24,7 +24,8 @@ class Use:
 
 GEMMA, GEMMA_DENSE, LLAMA, QWEN = "Gemma 4 26B-A4B", "Gemma 4 31B", "Llama 3 8B", "Qwen3 8B"
 QWEN_NEXT, LTX, MAMBA = "Qwen3-Next 80B-A3B", "LTX-Video 2B", "Mamba2 1.3B"
-SILU = {"activation": "silu"}
+Z_IMAGE = "Z-Image 6B"
+SILU, TANH_GATE = {"activation": "silu"}, {"gate_activation": "tanh"}
 GEMMA_HEADS = {"q": "rows 16 dim"}
 USES = [
     Use("rms_norm", GEMMA, "hidden", 2816),
@@ -46,6 +47,29 @@ USES = [
     Use("add_rms_norm", LLAMA, "before MLP", 4096, 1, 1e-5, "llama"),
     Use("rms_norm_add", GEMMA_DENSE, "end of layer", 5376),
     Use("rms_norm_add_rms_norm", GEMMA_DENSE, "after attention", 5376),
+    # The ends of attention and of the block; rows of modulation that all tokens share.
+    Use(
+        "rms_norm_add_rms_norm",
+        Z_IMAGE,
+        "after attention",
+        3840,
+        1,
+        1e-5,
+        "llama",
+        shapes={"gate": "dim", "next_scale": "dim"},
+        options=TANH_GATE,
+    ),
+    Use(
+        "rms_norm_add",
+        Z_IMAGE,
+        "end of block",
+        3840,
+        1,
+        1e-5,
+        "llama",
+        shapes={"scale": None, "gate": "dim"},
+        options=TANH_GATE,
+    ),
     Use("fused_post_attn_triple_norm", GEMMA, "after attention", 2816, shapes={"weight_b": None}),
     Use("fused_post_ff_norm2_endlayer", GEMMA, "end of layer", 2816),
     Use("fused_moe_wsum_post_ff_norm2_endlayer", GEMMA, "end of layer", 2816),

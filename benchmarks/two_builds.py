@@ -68,8 +68,9 @@ def call_of(what: str, shape: str, dtype_name: str) -> Callable[[], object]:
         return short_call(what.removeprefix("call of "), rows, dim, dtype)
     sizes = {"rows": rows, "dim": dim, "half": dim // 2, "top_k": 8, "1": 1}
     tensors = {
-        name: None if sh is None else torch.randn([sizes[size] for size in sh.split()]).to(dtype)
+        name: torch.randn([sizes[size] for size in sh.split()]).to(dtype)
         for name, sh in COMPOSITIONS[what].shapes.items()
+        if sh is not None  # the other build may not have such an argument
     }
     op = getattr(torch.ops.mlxnorm, what).out
     outs = [a.name for a in op._schema.arguments if a.is_out]

@@ -121,18 +121,18 @@ void NormCall::check_out(size_t r, const Argument& out) const {
   mlxnorm::check_out(op_.name, out, tensors_[op_.likes[r]], group_size(), across_heads());
   for (size_t t = 0; t < op_.tensors.size(); ++t) {
     if (tensors_[t]) {
-      // Experts are read in passes of their own; any other input of a segment is read where it is
-      // overwritten.
-      const bool is_input = tensors_[t].role == Role::input;
+      // Experts are read in passes of their own; an input or a residual of a segment is read where
+      // it is overwritten.
+      const bool of_segment = op_.segment_count == 1 || t == op_.likes[r];
       check_no_overlap(op_.name, out, tensors_[t],
-                       /*allow_same=*/is_input && (op_.segment_count == 1 || t == op_.likes[r]));
+                       /*allow_same=*/of_segment && has_shape_of_results(tensors_[t].role));
     }
   }
 }
 
 const at::Tensor& NormCall::like(size_t r) const {
   size_t t = op_.likes[r];
-  while (op_.tensors[t].role != Role::input) {
+  while (!has_shape_of_results(op_.tensors[t].role)) {
     ++t;  // an input of that shape follows: table_of asks for it
   }
   return *tensors_[t].tensor;

@@ -63,7 +63,7 @@ class NormCall {
   // A row is all heads of a token, dimensions -2 and -1, or only the last dimension.
   bool across_heads() const { return choice_in(options_.choices, kAcrossHeads) != 0; }
 
-  // An input that has the shape of result r.
+  // An input or a residual that has shape and dtype of result r.
   const at::Tensor& like(size_t r) const;
 
  private:

@@ -133,7 +133,7 @@ std::string named(const Argument& like) {
 
 void check_shape_like(const char* op, const Argument& argument, const Argument& like) {
   const auto sizes = argument.tensor->sym_sizes();
-  if (like.role == Role::input && same_sizes(sizes, like.tensor->sym_sizes())) {
+  if (like.role != Role::experts && same_sizes(sizes, like.tensor->sym_sizes())) {
     return;  // the usual case needs no list
   }
   const at::SymDimVector expected = shape_of_rows(like);
@@ -145,6 +145,17 @@ void check_like(const char* op, const Argument& argument, const Argument& like) 
   check_dtype(op, argument, like);
   check_device(op, argument, like);
   check_shape_like(op, argument, like);
+}
+
+// As x, or float32 beside 16 bits.
+void check_residual(const char* op, const Argument& residual, const Argument& x) {
+  const auto type = residual.tensor->scalar_type(), narrow = x.tensor->scalar_type();
+  TORCH_CHECK_TYPE(type == narrow || type == at::kFloat, op, ": ", residual.name, " must be ",
+                   dtype_name(*x.tensor), " (as ", x.name, ")",
+                   narrow == at::kFloat ? "" : " or float32", ", got ",
+                   dtype_name(*residual.tensor));
+  check_device(op, residual, x);
+  check_shape_like(op, residual, x);
 }
 
 // [..., dim] that broadcasts to the rows of x or, where it may be a scalar, one element.
@@ -186,6 +197,8 @@ void check_tensor(const char* op, const Argument& argument, const Argument& firs
     case Role::input:
       return &argument == &first ? check_rows(op, argument, across_heads)
                                  : check_like(op, argument, first);
+    case Role::residual:
+      return check_residual(op, argument, first);
     case Role::experts:
       return check_experts(op, argument);
     case Role::weight:
@@ -286,7 +299,8 @@ void check_no_overlap(const char* op, const Argument& out, const Argument& other
       is_symbolic(a) || is_symbolic(b) || a.numel() == 0 || b.numel() == 0) {
     return;
   }
-  if (allow_same && a.storage_offset() == b.storage_offset() && same_steps(a, b)) {
+  if (allow_same && a.scalar_type() == b.scalar_type() &&
+      a.storage_offset() == b.storage_offset() && same_steps(a, b)) {
     return;
   }
   const Footprint ours(a), theirs(b);

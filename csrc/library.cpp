@@ -22,6 +22,7 @@ std::string argument(const TensorSpec& tensor) {
       return "Tensor? " + name;
     case Passing::defaulted:
     case Passing::keyword:
+    case Passing::extra:
       return "Tensor? " + name + "=None";
   }
   return {};

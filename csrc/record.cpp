@@ -46,6 +46,7 @@ NormLayout RmsNormRecord::Spec::layout() const {
   if (weight_dtype.has_value()) {
     result.tensor_types |= pack_tensor_type(kWeight, tensor_type_of(dtype_of(*weight_dtype)));
   }
+  result.result_types = result_types(table_of(Op::rms_norm), result.tensor_types);
   return result;
 }
 

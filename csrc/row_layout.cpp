@@ -54,7 +54,7 @@ LaidOutCall::LaidOutCall(const NormCall& call, const at::Tensor* const* outs, si
   const at::Tensor& like = call.like(segment.first_result);
   const int64_t inner = call.across_heads() ? 2 : 1;
   const auto leading = like.sizes().slice(0, like.dim() - inner);
-  layout.dtype = dtype_of(like.scalar_type());
+  layout.dtype = dtype_of(call.first().tensor->scalar_type());
   const Groups groups(like.size(-1), call.group_size());
   layout.heads = call.across_heads() ? like.size(-2) : 1;
   layout.rows = c10::multiply_integers(leading) * groups.count;
@@ -70,7 +70,9 @@ LaidOutCall::LaidOutCall(const NormCall& call, const at::Tensor* const* outs, si
     }
   }
   for (size_t r = 0; r < segment.results; ++r) {
-    layout.results[r] = *layout_of(*outs[segment.first_result + r], inner, leading, groups);
+    const at::Tensor& out = *outs[segment.first_result + r];
+    layout.results[r] = *layout_of(out, inner, leading, groups);
+    layout.result_types |= pack_tensor_type(r, tensor_type_of(dtype_of(out.scalar_type())));
   }
 }
 

@@ -54,7 +54,7 @@ inline uint32_t element_size(TensorType type) {
   return type == kFloat32 ? 4 : 2;
 }
 
-// The types of all tensors in one word.
+// The types of all tensors, or of all results, in one word.
 inline uint32_t pack_tensor_type(int tensor, TensorType type) {
   return uint32_t(type) << (kTensorTypeBits * tensor);
 }
@@ -74,6 +74,9 @@ inline bool has_bit(uint32_t bits, int tensor) {
 enum Number {
   kWeightOffset,
   kScaleOffset,
+  kNextScaleOffset,
+  kAlpha,  // a factor of the branch
+  kBeta,   // a factor of the residual
   kNumbers,
 };
 
@@ -88,11 +91,13 @@ enum Choice {
   kFullTables,
   kAcrossHeads,
   kRopeRounding,
+  kGateActivation,
   kChoices,
 
   kChoiceBits = 2,
 };
 enum Activation : uint32_t { kNoActivation, kSilu, kGeluTanh, kSigmoid };
+enum GateActivation : uint32_t { kNoGateActivation, kGateTanh, kGateSigmoid };
 enum CastingMode : uint32_t {
   kGemma,  // multiply by the weight in float32, round once
   kLlama,  // round the normalized value, multiply by the weight, round again
@@ -166,9 +171,10 @@ enum FunctionConstant {
   kChoicesConstant = 2,      // uint, see choice_in
   kPrefetchConstant = 3,     // uint, a bit for each tensor that is loaded before the first sum
   kLanesPerRowConstant = 4,  // uint, threads of a SIMD group that share a short row
+  kResultTypesConstant = 5,  // uint, see tensor_type
 
   // bool, for each buffer that not all calls bind: is it bound?
-  kHasBufferConstant = 5,
+  kHasBufferConstant = 6,
   kHasTensor1Constant = kHasBufferConstant + kTensor1Buffer,
   kHasTensor2Constant = kHasBufferConstant + kTensor2Buffer,
   kHasTensor3Constant = kHasBufferConstant + kTensor3Buffer,

@@ -98,8 +98,23 @@ struct Piece {
   METAL_FUNC void store(Results<Values, Formula::kResults> results) const {
 #pragma unroll
     for (int r = 0; r < Formula::kResults; ++r) {
-      Access<T, kVector>::store(tensors->results[FirstResult<Formula>::value + r] + start, word,
-                                dim, Element<T>::pack(results.values[r].v));
+      const int number = FirstResult<Formula>::value + r;
+      if (tensor_type(result_types, number) == kFloat32) {
+        store_as(static_cast<device float*>(tensors->results[number]), results.values[r]);
+      } else {
+        store_as(static_cast<device T*>(tensors->results[number]), results.values[r]);
+      }
+    }
+  }
+
+  // One word, or two of float32 where T has 16 bits.
+  template <typename U>
+  METAL_FUNC void store_as(device U* row, Values values) const {
+    enum { kWords = int(Element<T>::kPerWord) / int(Element<U>::kPerWord) };
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) {
+      Access<U, kVector>::store(row + start, word * kWords + i, dim,
+                                Element<U>::pack(values.v + i * Element<U>::kPerWord));
     }
   }
 

@@ -4,6 +4,7 @@
 #include "words.h"
 
 constant uint tensor_types [[function_constant(kTensorTypesConstant)]];
+constant uint result_types [[function_constant(kResultTypesConstant)]];
 constant uint scalars [[function_constant(kScalarsConstant)]];
 constant uint prefetched_tensors [[function_constant(kPrefetchConstant)]];
 constant bool has_tensor1 [[function_constant(kHasTensor1Constant)]];
@@ -57,7 +58,7 @@ constant bool has_result3 [[function_constant(kHasResult3Constant)]];
 template <typename T>
 struct Tensors {
   device const void* tensors[kMaxTensors];
-  device T* results[kMaxResults];
+  device void* results[kMaxResults];
 
   template <typename Formula>
   METAL_FUNC void move_to_row(ulong row, constant NormParams& params) {
@@ -72,7 +73,7 @@ struct Tensors {
 #pragma unroll
     for (int i = 0; i < Formula::kResults; ++i) {
       const int r = FirstResult<Formula>::value + i;
-      results[r] += row_offset(params.results[r], row);
+      move_result(r, row_offset(params.results[r], row));
     }
   }
 
@@ -83,7 +84,12 @@ struct Tensors {
     for (int t = 0; t < Formula::kTensors; ++t) {
       tensors[t] = from(t, head * params.steps[t]);
     }
-    results[FirstResult<Formula>::value] += head * ulong(params.dim / params.heads);
+    move_result(FirstResult<Formula>::value, head * long(params.dim / params.heads));
+  }
+
+  METAL_FUNC void move_result(int r, long elements) {
+    const long bytes = elements * element_size(tensor_type(result_types, r));
+    results[r] = static_cast<device uchar*>(results[r]) + bytes;
   }
 
   // From an element of the row on.

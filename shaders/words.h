@@ -256,6 +256,14 @@ METAL_FUNC ValuesOf<T> exp_of_negative(ValuesOf<T> a) {
   return a;
 }
 template <typename T>
+METAL_FUNC ValuesOf<T> tanh(ValuesOf<T> a) {
+#pragma unroll
+  for (int i = 0; i < Element<T>::kPerWord; ++i) {
+    a.v[i] = metal::precise::tanh(a.v[i]);
+  }
+  return a;
+}
+template <typename T>
 METAL_FUNC ValuesOf<T> fma(float a, ValuesOf<T> b, ValuesOf<T> c) {
 #pragma unroll
   for (int i = 0; i < Element<T>::kPerWord; ++i) {

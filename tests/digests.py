@@ -35,20 +35,22 @@ def cases_of(op: Op) -> Iterator[tuple[str, Call]]:
     roundings = [False, True] if op.rounds else [False]
     activations = ["none", "silu", "gelu_tanh", "sigmoid"] if op.activates else [None]
     places = [False, True] if op.gates else [False]
-    biases = [True, False] if op.named("bias") else [False]
-    choices = itertools.product(roundings, activations, places, biases)
+    extras = [None, "there"] if op.extras else [None]
+    extras += ["tanh", "sigmoid"] if op.adds_a_branch else []  # activations of the gate
+    choices = itertools.product(roundings, activations, places, extras)
     for dtype, dim, (casting_mode, offset), choice, float32 in itertools.product(
         DTYPES, DIMS, options, list(choices), ["none", "odd"]
     ):
-        rounds, activation, after, biased = choice
+        rounds, activation, after, extra = choice
         chosen = {"casting_mode": casting_mode, "weight_offset": offset}
         chosen |= {"round_intermediates": True} if rounds else {}
         chosen |= {"activation": activation} if activation else {}
         chosen |= {"norm_before_gate": True} if after else {}
+        chosen |= {"gate_activation": extra} if extra in ("tanh", "sigmoid") else {}
+        chosen["missing"] = () if extra else op.extras
         call = op.call((2,), dim, dtype, float32=float32, scale=op.scale_kinds[-1], **chosen)
-        call = call if biased else call.having(**dict.fromkeys(op.named("bias")))
         words = [op.name, str(dtype)[6:], dim, casting_mode, activation, float32]
-        words += ["rounded" * rounds, "gated after" * after, "biased" * biased]
+        words += ["rounded" * rounds, "gated after" * after, f"extras {extra}" if extra else ""]
         yield " ".join(str(word) for word in words if word), call
 
 

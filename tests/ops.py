@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,10 +19,12 @@ from torch import Tensor
 
 import torch_mlxnorm
 from torch_mlxnorm import reference
+from torch_mlxnorm._roles import EXTRAS, LIKES
 from torch_mlxnorm._roles import OPS as TABLES
-from torch_mlxnorm._roles import RESULTS
 
-Role = Literal["input", "experts", "weight", "scale", "routing_weights", "angles", "bias"]
+Role = Literal[
+    "input", "experts", "weight", "scale", "routing_weights", "angles", "bias", "residual"
+]
 ScaleKind = Literal["one", "dim", "rows"]
 
 # Which operands (weights, scale, routing weights, angles) are float32 beside other inputs.
@@ -104,6 +107,16 @@ class Op:
         return "modulation" in self.option_names
 
     @cached_property
+    def scale_offset(self) -> str:
+        """The name of the number that is added to the scale which modulates."""
+        return "scale_offset" if "scale_offset" in self.option_names else "next_scale_offset"
+
+    @cached_property
+    def adds_a_branch(self) -> bool:
+        """To a residual, through a gate, each with a factor."""
+        return "gate_activation" in self.option_names
+
+    @cached_property
     def gates(self) -> bool:
         """Has a gate that is an input, before or after the norm, and groups."""
         return "norm_before_gate" in self.option_names
@@ -129,7 +142,7 @@ class Op:
     @cached_property
     def may_overwrite(self) -> list[list[str]]:
         """The inputs that each result may be written over."""
-        likes = RESULTS[self.name].values()
+        likes = self.likes.values()
         return [[like] if self.has_segments else self.inputs for like in likes]
 
     @cached_property
@@ -157,7 +170,17 @@ class Op:
     @cached_property
     def inputs(self) -> list[str]:
         """Of the results' shape."""
-        return self.named("input")
+        return self.named("input", "residual")
+
+    @cached_property
+    def residuals(self) -> list[str]:
+        """May be float32 beside 16-bit inputs."""
+        return self.named("residual")
+
+    @cached_property
+    def likes(self) -> dict[str, str]:
+        """The tensors that results have the dtype of."""
+        return LIKES[self.name]
 
     @cached_property
     def operands(self) -> list[str]:
@@ -176,6 +199,18 @@ class Op:
     @cached_property
     def optional(self) -> list[str]:
         return [t.name for t in self.tensors.values() if t.optional]
+
+    @cached_property
+    def extras(self) -> list[str]:
+        return EXTRAS[self.name]
+
+    @cached_property
+    def combinations_missing(self) -> list[tuple[str, ...]]:
+        """All of the optional tensors that are no extras, without extras, and of the extras beside
+        all others."""
+        usual = [name for name in self.optional if name not in self.extras]
+        without = [(*names, *self.extras) for names in subsets(usual)]
+        return list(dict.fromkeys([*without, *subsets(self.extras)]))
 
     @cached_property
     def has_second_norm_of_a_sum(self) -> bool:
@@ -220,6 +255,11 @@ class Op:
         return Call(self, tensors, options)
 
 
+def subsets(names: Sequence[str]) -> list[tuple[str, ...]]:
+    counts = range(len(names) + 1)
+    return [chosen for n in counts for chosen in itertools.combinations(names, n)]
+
+
 def broadcast(leading: Sequence[int], dim: int, kept: Sequence[bool]) -> tuple[int, ...]:
     """A shape that broadcasts to `[*leading, dim]`: of the last leading dimensions those that are
     kept, the others 1."""
@@ -233,6 +273,7 @@ def shapes_of(
 ) -> dict[Role, tuple[int, ...]]:
     return {
         "input": (*leading, dim),
+        "residual": (*leading, dim),
         "experts": (*leading, top_k, dim),
         "weight": (dim,),
         "bias": (dim,),
@@ -300,7 +341,7 @@ class Call:
     def shapes(self) -> list[torch.Size]:
         """Of the results."""
         if self.op.has_segments:
-            return [self[like].shape for like in RESULTS[self.op.name].values()]
+            return [self[like].shape for like in self.op.likes.values()]
         return [self.shape] * len(self.op.results)
 
     @property
@@ -330,7 +371,7 @@ class Call:
     @property
     def rowwise(self) -> list[str]:
         """Tensors with a row, or several, for each row of the results."""
-        names = self.op.named("input", "experts", "routing_weights")
+        names = self.op.named("input", "residual", "experts", "routing_weights")
         if len(self.shape) > 1:
             whole = self.shape[:-1]
             names += [name for name in self.broadcasting if self[name].shape[:-1] == whole]
@@ -361,10 +402,21 @@ class Call:
         return on_mac and self.dtype == torch.float32 and self[self.op.first].device.type == "mps"
 
     def empty_outs(self) -> tuple[Tensor, ...]:
-        like = self[self.op.inputs[-1]]
-        return tuple(
-            torch.empty(shape, dtype=self.dtype, device=like.device) for shape in self.shapes
-        )
+        device = self[self.op.first].device
+        kinds = zip(self.shapes, self.result_dtypes, strict=True)
+        return tuple(torch.empty(shape, dtype=dtype, device=device) for shape, dtype in kinds)
+
+    @property
+    def result_dtypes(self) -> list[torch.dtype]:
+        return [self[self.op.likes[name]].dtype for name in self.op.results]
+
+    def with_wide_residual(self) -> Call:
+        return self.mapped(Tensor.float, self.op.residuals)
+
+    @property
+    def is_wide(self) -> bool:
+        """Has a float32 residual beside 16-bit inputs."""
+        return any(self[name].dtype != self.dtype for name in self.op.residuals)
 
     def reference(self) -> tuple[Tensor, ...]:
         result = getattr(reference, self.op.name)(**self.tensors, **self.options)
@@ -390,6 +442,8 @@ class Call:
         """With options under which single ops give the same bits: PyTorch's exp is another, and a
         sum over what is not rounded to the inputs' dtype adds it in another order."""
         options: dict[str, Any] = {"activation": "none"} if self.op.activates else {}
+        if self.op.adds_a_branch:
+            options["gate_activation"] = "none"
         if self.op.gates and self.dtype != torch.float32:
             options["norm_before_gate"] = True
         return self.under(**options)
@@ -415,10 +469,11 @@ def run(call: Call) -> tuple[Tensor, ...]:
     """The results, which come out the same in poisoned `out` tensors, with nothing else written."""
     results = call()
     like = call[call.op.inputs[-1]]
-    for result, shape in zip(results, call.shapes, strict=True):
-        assert result.shape == shape and result.dtype == call.dtype
+    kinds = list(zip(call.shapes, call.result_dtypes, strict=True))
+    for result, (shape, dtype) in zip(results, kinds, strict=True):
+        assert result.shape == shape and result.dtype == dtype
         assert result.device == like.device and result.is_contiguous()
-    guarded = [Guarded(shape, call.dtype, like.device) for shape in call.shapes]
+    guarded = [Guarded(shape, dtype, like.device) for shape, dtype in kinds]
     outs = call(out=[g.tensor for g in guarded])
     assert_all_same_bits(outs, results)
     for g in guarded:
@@ -443,7 +498,7 @@ def assert_allowed(call: Call, results: Sequence[Tensor]) -> None:
     for name, result, bounds, exact, overflowed in everything:
         assert_within(result, bounds, f"{call.op.name}: {name}", overflowed)
         if call.options.get("round_intermediates"):
-            exact = exact.to(call.dtype).double()  # as the last step of the intervals
+            exact = exact.to(result.dtype).double()  # as the last step of the intervals
         assert_holds(bounds, exact, unless=overflowed)
 
 

@@ -28,8 +28,8 @@ def assert_same_bits(actual: Tensor, expected: Tensor) -> None:
 
 # Relative errors that the intervals leave room for, in half units in the last place.
 HALF_UNIT = 2.0**-24
-# Metal's exp with safe math: four units in the last place.
-EXP = 8 * HALF_UNIT
+# Metal's exp and tanh with safe math: four and five units in the last place.
+EXP, TANH = 8 * HALF_UNIT, 10 * HALF_UNIT
 # Five operations lead to the argument that gelu_tanh gives to exp.
 GELU_ARGUMENT = 5 * HALF_UNIT
 
@@ -136,6 +136,10 @@ class Interval:
 
     def exp_of_negative(self) -> Interval:
         bounds = Interval(torch.exp(-self.high), torch.exp(-self.low)).widened(EXP)
+        return _hull([bounds.low, bounds.high])
+
+    def tanh(self) -> Interval:
+        bounds = Interval(torch.tanh(self.low), torch.tanh(self.high)).widened(TANH)
         return _hull([bounds.low, bounds.high])
 
 

@@ -12,7 +12,14 @@ import torch.nn.functional as F
 from oracle import GELU_ARGUMENT, Interval
 from torch import Tensor
 
-from torch_mlxnorm import Activation, CastingMode, Modulation, RopeRounding, rms_norm
+from torch_mlxnorm import (
+    Activation,
+    CastingMode,
+    GateActivation,
+    Modulation,
+    RopeRounding,
+    rms_norm,
+)
 
 V = TypeVar("V")
 Operands = Mapping[str, Any]
@@ -20,14 +27,16 @@ Operands = Mapping[str, Any]
 
 class Steps(Protocol[V]):
     """Each step ends with R, the rounding of round_intermediates. Before a result is written, that
-    rounds nothing that writing would not."""
+    rounds nothing that writing would not. `like`: to that tensor's dtype, not the inputs'."""
 
     def norm(self, x: V, weight: V | None, bias: V | None = None) -> V: ...
     def norm_of_heads(self, x: V, weight: V | None) -> V: ...
-    def add(self, a: V, b: V) -> V: ...
-    def mul(self, x: V, factor: V) -> V: ...
+    def add(self, a: V, b: V, like: Any = None) -> V: ...
+    def mul(self, x: V, factor: V, like: Any = None) -> V: ...
     def activated(self, x: V) -> V: ...
-    def modulated(self, x: V, scale: V, shift: V | None) -> V: ...
+    def activated_gate(self, gate: V) -> V: ...
+    def times(self, x: V, factor: str, like: Any = None) -> V: ...
+    def modulated(self, x: V, scale: V | None, shift: V | None, offset: str) -> V: ...
     def gated_norm(self, x: V, gate: V, weight: V | None, bias: V | None) -> V: ...
     def rotated(self, y: V, cos: V, sin: V) -> V: ...
     def expert_sum(self, experts: V, routing_weights: V) -> V: ...
@@ -45,7 +54,8 @@ def _rms_norm_mul(do: Steps[V], t: Operands) -> tuple[V, ...]:
 
 
 def _rms_norm_modulate(do: Steps[V], t: Operands) -> tuple[V, ...]:
-    return (do.modulated(do.norm(t["x"], t["weight"]), t["scale"], t["shift"]),)
+    n = do.norm(t["x"], t["weight"])
+    return (do.modulated(n, t["scale"], t["shift"], "scale_offset"),)
 
 
 def _gated_rms_norm(do: Steps[V], t: Operands) -> tuple[V, ...]:
@@ -74,18 +84,30 @@ def _three_norms(do: Steps[V], x: V, t: Operands) -> tuple[V, ...]:
 
 
 def _add_rms_norm(do: Steps[V], t: Operands) -> tuple[V, ...]:
-    r = do.add(t["x"], t["residual"])
-    return do.norm(r, t["weight"]), r
+    r = _gated_sum(do, t["x"], t)
+    return _modulated_norm(do, r, t["weight"], t), r
+
+
+def _gated_sum(do: Steps[V], branch: V, t: Operands) -> V:
+    if t["gate"] is not None:
+        branch = do.mul(branch, do.activated_gate(t["gate"]))
+    residual = t["residual"]
+    return do.add(do.times(residual, "beta", residual), do.times(branch, "alpha"), residual)
+
+
+def _modulated_norm(do: Steps[V], x: V, weight: V | None, t: Operands) -> V:
+    n = do.norm(x, weight)
+    return do.modulated(n, t["next_scale"], t["next_shift"], "next_scale_offset")
 
 
 def _rms_norm_add(do: Steps[V], t: Operands) -> tuple[V, ...]:
-    r = do.add(t["residual"], do.norm(t["x"], t["weight"]))
-    return (r if t["scale"] is None else do.mul(r, t["scale"]),)
+    r = _gated_sum(do, do.norm(t["x"], t["weight"]), t)
+    return (r if t["scale"] is None else do.mul(r, t["scale"], t["residual"]),)
 
 
 def _rms_norm_add_rms_norm(do: Steps[V], t: Operands) -> tuple[V, ...]:
     (r,) = _rms_norm_add(do, t)
-    return r, do.norm(r, t["next_weight"])
+    return r, _modulated_norm(do, r, t["next_weight"], t)
 
 
 def _fused_post_attn_triple_norm(do: Steps[V], t: Operands) -> tuple[V, ...]:
@@ -139,12 +161,16 @@ class Options:
     activation: Activation = "none"
     scale_offset: float = 1.0
     modulation: Modulation = "steps"
+    next_scale_offset: float = 1.0
     norm_before_gate: bool = False
     group_size: int = 0
     interleaved: bool = False
     full_tables: bool = False
     across_heads: bool = False
     rope_rounding: RopeRounding = "once"
+    gate_activation: GateActivation = "none"
+    alpha: float = 1.0
+    beta: float = 1.0
 
 
 def in_groups(group_size: int, *tensors: Tensor | None) -> list[Any]:
@@ -172,7 +198,7 @@ def _turns(options: Options, dim: int, cos: Tensor, sin: Tensor) -> tuple[Tensor
     return partner, cos[..., column], torch.where(is_first, -1, 1) * sin[..., column]
 
 
-def activate(activation: Activation, t: Tensor) -> Tensor:
+def activate(activation: Activation | GateActivation, t: Tensor) -> Tensor:
     """As PyTorch does, in the tensor's dtype."""
     match activation:
         case "silu":
@@ -181,11 +207,13 @@ def activate(activation: Activation, t: Tensor) -> Tensor:
             return F.gelu(t, approximate="tanh")
         case "sigmoid":
             return torch.sigmoid(t)
+        case "tanh":
+            return torch.tanh(t)
         case _:
             return t
 
 
-def activate_in_float32(activation: Activation, scale: Tensor) -> Tensor:
+def activate_in_float32(activation: Activation | GateActivation, scale: Tensor) -> Tensor:
     return activate(activation, scale.float())
 
 
@@ -213,18 +241,29 @@ class Chain:
         offset, mode = o.weight_offset, o.casting_mode
         return rms_norm(x, weight, o.eps, bias=bias, weight_offset=offset, casting_mode=mode)
 
-    def add(self, a: Tensor, b: Tensor) -> Tensor:
+    def add(self, a: Tensor, b: Tensor, like: Tensor | None = None) -> Tensor:
         return a + b
 
-    def mul(self, x: Tensor, factor: Tensor) -> Tensor:
+    def mul(self, x: Tensor, factor: Tensor, like: Tensor | None = None) -> Tensor:
         return (x * _fitted(factor, x)).to(x.dtype)
+
+    def times(self, x: Tensor, factor: str, like: Tensor | None = None) -> Tensor:
+        return (x.float() * getattr(self.options, factor)).to(x.dtype)
 
     def activated(self, x: Tensor) -> Tensor:
         on_cpu = activate_in_float32(self.options.activation, x.cpu())
         return on_cpu.to(x.dtype).to(x.device)
 
-    def modulated(self, x: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:
-        scale, offset = _fitted(scale, x), self.options.scale_offset
+    def activated_gate(self, gate: Tensor) -> Tensor:
+        on_cpu = activate_in_float32(self.options.gate_activation, gate.cpu())
+        return on_cpu.to(gate.dtype).to(gate.device)
+
+    def modulated(
+        self, x: Tensor, scale: Tensor | None, shift: Tensor | None, offset_name: str
+    ) -> Tensor:
+        if scale is None:
+            return x if shift is None else (x + _fitted(shift, x)).to(x.dtype)
+        scale, offset = _fitted(scale, x), getattr(self.options, offset_name)
         match self.options.modulation:
             case "steps":
                 x = self.mul(x, scale + offset)
@@ -296,48 +335,74 @@ class Bounds:
         eps = torch.finfo(torch.float32).eps if self.options.eps is None else self.options.eps
         return x.inverse_rms(eps)
 
-    def add(self, a: Tensor | Interval, b: Tensor | Interval) -> Interval:
-        return self.R(_interval(a) + _interval(b))
+    def add(
+        self, a: Tensor | Interval, b: Tensor | Interval, like: Tensor | None = None
+    ) -> Interval:
+        return self.R(_interval(a) + _interval(b), like)
 
-    def mul(self, x: Interval, factor: Tensor | Interval) -> Interval:
-        factor = _interval(factor)
+    def mul(
+        self, x: Tensor | Interval, factor: Tensor | Interval, like: Tensor | None = None
+    ) -> Interval:
+        x, factor = _interval(x), _interval(factor)
         low, high = _fitted(factor.low, x.low), _fitted(factor.high, x.low)
-        return self.R(x * Interval(low, high))
+        return self.R(x * Interval(low, high), like)
+
+    def times(self, x: Tensor | Interval, factor: str, like: Tensor | None = None) -> Interval:
+        exact = torch.tensor([getattr(self.options, factor)], dtype=torch.float64)
+        ends = exact, exact.float().double()
+        product = _interval(x) * Interval(torch.minimum(*ends), torch.maximum(*ends))
+        return self.R(product, like)
 
     def activated(self, x: Tensor | Interval) -> Interval:
-        result = self.activation(_interval(x))
-        rounds = self.options.round_intermediates and isinstance(x, Tensor)  # an operand
-        return result.rounded(x.dtype) if rounds else result
+        return self.activated_as(self.options.activation, x)
 
-    def activation(self, s: Interval) -> Interval:
-        activation, argument = self.options.activation, s
+    def activated_gate(self, gate: Tensor) -> Interval:
+        return self.activated_as(self.options.gate_activation, gate)
+
+    def activated_as(
+        self, activation: Activation | GateActivation, t: Tensor | Interval
+    ) -> Interval:
+        result = self.activation(activation, _interval(t))
+        rounds = self.options.round_intermediates and isinstance(t, Tensor)  # an operand
+        return result.rounded(t.dtype) if rounds else result
+
+    def activation(self, activation: Activation | GateActivation, s: Interval) -> Interval:
+        argument = s
         if activation == "none":
             return s
+        if activation == "tanh":
+            return s.tanh()
         if activation == "gelu_tanh":  # (1 + tanh(u)) / 2 = sigmoid(2 u)
             twice = [2 * (2 / torch.pi) ** 0.5 * (t + 0.044715 * t**3) for t in (s.low, s.high)]
             argument = Interval(*twice).widened(GELU_ARGUMENT)
         numerator = Interval.of(torch.ones(())) if activation == "sigmoid" else s
         return numerator / (argument.exp_of_negative() + 1.0)
 
-    def modulated(self, x: Interval, scale: Tensor, shift: Tensor | None) -> Interval:
-        s, offset = Interval.of(_fitted(scale, x.low)), self.options.scale_offset
+    def modulated(
+        self, x: Interval, scale: Tensor | None, shift: Tensor | None, offset_name: str
+    ) -> Interval:
+        if scale is not None:
+            x = self.scaled(x, scale, getattr(self.options, offset_name))
+        return self.R(x if shift is None else x + Interval.of(_fitted(shift, x.low)))
+
+    def scaled(self, x: Interval, scale: Tensor, offset: float) -> Interval:
+        s = Interval.of(_fitted(scale, x.low))
         match self.options.modulation:
             case "steps":
                 factor = s + offset
                 if self.options.round_intermediates:
                     factor = factor.rounded(scale.dtype)
-                x = self.R(x * factor)
+                return self.R(x * factor)
             case "addcmul":
-                x = self.R(x * Interval.of(torch.tensor([offset])) + x * s)
+                return self.R(x * Interval.of(torch.tensor([offset])) + x * s)
             case _:
-                x = x * (s + offset)
-        return self.R(x if shift is None else x + Interval.of(_fitted(shift, x.low)))
+                return x * (s + offset)
 
     def gated_norm(
         self, x: Tensor, gate: Tensor, weight: Tensor | None, bias: Tensor | None
     ) -> Interval:
         x, gate, weight, bias = in_groups(self.options.group_size, x, gate, weight, bias)
-        activated = self.activation(Interval.of(gate))
+        activated = self.activation(self.options.activation, Interval.of(gate))
         # Infinity times a gate that float32 alone takes for zero is NaN, and so is its row.
         vanishes = (activated.low != activated.high) & (activated.low * activated.high == 0)
         lost = vanishes & x.cpu().isinf()
@@ -375,8 +440,9 @@ class Bounds:
             total = total + Interval.of(w[..., k, None]) * Interval.of(e[..., k, :])
         return self.R(total)
 
-    def R(self, x: Interval) -> Interval:
-        return x.rounded(self.dtype) if self.options.round_intermediates else x
+    def R(self, x: Interval, like: Tensor | None = None) -> Interval:
+        dtype = self.dtype if like is None else like.dtype
+        return x.rounded(dtype) if self.options.round_intermediates else x
 
 
 def _interval(x: Tensor | Interval) -> Interval:

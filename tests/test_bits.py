@@ -61,12 +61,11 @@ def test_equals_the_chain_in_long_rows(device: str, op: Op, dim: int, dtype: tor
 @each_op_that(lambda op: op.optional)
 def test_equals_the_chain_with_tensors_missing(device: str, op: Op, dtype: torch.dtype) -> None:
     rounds = {"round_intermediates": True} if op.rounds else {}
-    for count in range(1, len(op.optional) + 1):
-        for missing in itertools.combinations(op.optional, count):
-            call = op.call((3,), 200, dtype, device, missing=missing, **rounds).that_has_a_chain
-            if call.may_be_contracted:
-                pytest.skip("a GPU may fuse a product and a sum")
-            assert_all_same_bits(call(), call.chain())
+    for missing in op.combinations_missing:
+        call = op.call((3,), 200, dtype, device, missing=missing, **rounds).that_has_a_chain
+        if call.may_be_contracted:
+            pytest.skip("a GPU may fuse a product and a sum")
+        assert_all_same_bits(call(), call.chain())
 
 
 @pytest.mark.parametrize("top_k", [1, 2, 8])
@@ -156,6 +155,23 @@ def test_alignment_does_not_change_a_bit(
         assert_all_same_bits(call(out=shifted), expected)
 
 
+@pytest.mark.parametrize("dim", [128, 1000, 16_384, 40_000])
+@each_op_that(lambda op: op.residuals)
+def test_alignment_of_a_float32_residual(device: str, op: Op, dim: int) -> None:
+    """Two words beside one, and in place."""
+    call = op.call((3,), dim, torch.bfloat16, device).with_wide_residual()
+    expected = call()
+    which = [op.likes[name] for name in op.results].index(op.residuals[0])
+    for shifted in (call, call.mapped(misaligned, op.residuals)):
+        assert_all_same_bits(shifted(), expected)
+        for name in op.residuals:
+            outs = list(call.empty_outs())
+            outs[which] = misaligned(outs[which])
+            assert_all_same_bits(shifted(out=outs), expected)
+            outs[which] = shifted[name]
+            assert_all_same_bits(shifted(out=outs), expected)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=type_id)
 def test_experts_at_odd_distances(device: str, dtype: torch.dtype) -> None:
     """Rows begin on 16-byte boundaries, the experts within a row do not."""
@@ -188,7 +204,7 @@ def test_writing_past_the_caches_does_not_change_a_bit(op: Op, dtype: torch.dtyp
     """The CPU writes huge results so, if they are aligned."""
     dim = 2048
     rows = (21 << 20) // (dim * dtype.itemsize)
-    few = op.call((8,), dim, dtype, top_k=1)
+    few = op.call((8,), dim, dtype, top_k=1).with_wide_residual()
     many = few.mapped(lambda t: t.repeat(rows // 8, *[1] * (t.dim() - 1)), few.rowwise)
     outs = many(out=many.empty_outs())
     expected = few()

@@ -103,11 +103,12 @@ def test_needs_only_exported_symbols(version: str, product: dict[Path, Outcome])
     assert not unresolved(objects, version)
 
 
-def test_exp_on_arm64_is_that_of_x86(product: dict[Path, Outcome]) -> None:
+def test_exp_and_tanh_on_arm64_are_those_of_x86(product: dict[Path, Outcome]) -> None:
     """Sleef's, not libm's: setup.py has the macro that chooses, and product.py follows it."""
     assert "AT_BUILD_ARM_VEC256_WITH_SLEEF" in (CSRC.parent / "setup.py").read_text()
-    needed = undefined_symbols(product[CSRC / "cpu/isa/rms_norm_mul.cpp"].object)
-    assert "_Sleef_expf4_u10" in needed and "_expf" not in needed
+    needed = undefined_symbols(product[CSRC / "cpu/isa/rms_norm_add.cpp"].object)
+    for function in ("exp", "tanh"):
+        assert f"_Sleef_{function}f4_u10" in needed and f"_{function}f" not in needed
 
 
 @pytest.mark.parametrize("path", sorted(CSRC.rglob("*.mm")), ids=name_of)

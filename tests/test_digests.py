@@ -1,5 +1,5 @@
 """The CPU kernels give the same bits on every machine that fuses multiply and add: x86-64 with AVX2
-or AVX-512, and arm64, each with the exp that PyTorch's vectors take from Sleef."""
+or AVX-512, and arm64, each with the exp and tanh that PyTorch's vectors take from Sleef."""
 
 from __future__ import annotations
 

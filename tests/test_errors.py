@@ -44,7 +44,11 @@ class Mistake:
 def mistakes(op: Op) -> Iterator[Mistake]:
     """What may be wrong with a call of two rows, dim 8 and three experts, in float16."""
     first, role = op.first, op.tensors[op.first].role
-    shapes: dict[Role, tuple[int, ...]] = {"input": (2, 8), "experts": (2, 3, 8)}
+    shapes: dict[Role, tuple[int, ...]] = {
+        "input": (2, 8),
+        "residual": (2, 8),
+        "experts": (2, 3, 8),
+    }
     shapes |= {"weight": (8,), "scale": (8,), "bias": (8,), "routing_weights": (2, 3)}
     shapes |= {"angles": (2, 4)}
     like = f"{first} without top_k" if role == "experts" else f"as {first}"
@@ -72,7 +76,10 @@ def mistakes(op: Op) -> Iterator[Mistake]:
 
     for name in op.inputs:
         if name != first:
-            yield of_type(name, torch.float32, f"float16 (as {first})")
+            if op.tensors[name].role == "residual":
+                yield of_type(name, torch.bfloat16, f"float16 (as {first}) or float32")
+            else:
+                yield of_type(name, torch.float32, f"float16 (as {first})")
             wrongs = [(2, 9), (3, 8), (1, 8), (8,), (16,), (1, 2, 8)]
             expected = f"shape [2, 8] ({like})"
             if op.has_segments:
@@ -124,13 +131,18 @@ def mistakes(op: Op) -> Iterator[Mistake]:
         make = lambda call: call.under(modulation="fused")()  # noqa: E731
         yield Mistake("modulation", ValueError, text, make)
 
+    if op.adds_a_branch:
+        text = 'gate_activation must be "none", "tanh" or "sigmoid", got "silu"'
+        make = lambda call: call.under(gate_activation="silu")()  # noqa: E731
+        yield Mistake("gate_activation", ValueError, text, make)
+
     for i, name in enumerate(op.results):
-        model = op.compared_with(name)
-        text = f"{name} must be float16 (as {model}), got float32"
+        like = f"as {op.likes[name]}"
+        like = f"{first} without top_k" if op.likes[name] == first and role == "experts" else like
+        text = f"{name} must be float16 (as {op.likes[name]}), got float32"
         yield Mistake(f"{name}: float32", TypeError, text, out_replaced(i, Tensor.float))
-        as_model = f"as {model}" if op.has_segments else like
         for wrong in ((2, 9), (16,)):
-            text = f"{name} must have shape [2, 8] ({as_model}), got {list(wrong)}"
+            text = f"{name} must have shape [2, 8] ({like}), got {list(wrong)}"
             make = out_replaced(i, lambda out, wrong=wrong: out.new_empty(wrong))
             yield Mistake(f"{name}: {wrong}", RuntimeError, text, make)
         for what, strides, text in (
@@ -226,20 +238,19 @@ NAMES = {"cpu": "cpu", "mps": "mps:0", "meta": "meta"}
 def test_error_for_another_device(mps: str, op: Op, here: str, there: str) -> None:
     call = op.call((2,), 8, torch.float32, here)
 
-    def assert_raises(name: str, wrong: Call, outs: list[Tensor] | None = None) -> None:
+    def assert_raises(name: str, wrong: Call, like: str, outs: list[Tensor] | None = None) -> None:
         with pytest.raises(RuntimeError) as raised:
             wrong(out=outs)
-        expected = (
-            f"{name} must be on {NAMES[here]} (as {op.compared_with(name)}), got {NAMES[there]}"
-        )
+        expected = f"{name} must be on {NAMES[here]} (as {like}), got {NAMES[there]}"
         assert str(raised.value).splitlines()[0] == f"mlxnorm::{op.name}: {expected}"
 
     for name in list(op.tensors)[1:]:
-        assert_raises(name, call.mapped(lambda t: torch.ones(t.shape, device=there), [name]))
+        wrong = call.mapped(lambda t: torch.ones(t.shape, device=there), [name])
+        assert_raises(name, wrong, op.compared_with(name))
     for i, name in enumerate(op.results):
         outs = list(call.empty_outs())
         outs[i] = torch.empty(outs[i].shape, device=there)
-        assert_raises(name, call, outs)
+        assert_raises(name, call, op.likes[name], outs)
 
 
 @each_op

@@ -34,7 +34,9 @@ def own_options(op: Op) -> dict[str, object]:
     options = dict.fromkeys(t.name for t in op.tensors.values() if t.keyword)
     options |= {"norm_before_gate": False, "group_size": 0} if op.gates else {}
     options |= {"activation": "silu" if op.gates else "none"} if op.activates else {}
-    options |= {"scale_offset": 1.0, "modulation": "steps"} if op.modulates else {}
+    if op.adds_a_branch:
+        options |= {"gate_activation": "none", "alpha": 1.0, "beta": 1.0}
+    options |= {op.scale_offset: 1.0, "modulation": "steps"} if op.modulates else {}
     rotation = {
         "interleaved": False,
         "full_tables": False,
@@ -61,7 +63,8 @@ def test_the_family_is_complete() -> None:
     public = {name for name in registered if not name.startswith("_")}
     assert public == set(OPS)
     functions = {name for name in torch_mlxnorm.__all__ if hasattr(functional, name)}
-    assert functions - {"Activation", "CastingMode", "Modulation", "RopeRounding"} == set(OPS)
+    types = {"Activation", "CastingMode", "GateActivation", "Modulation", "RopeRounding"}
+    assert functions - types == set(OPS)
 
 
 @each_op

@@ -104,7 +104,7 @@ def test_what_is_broadcast_is_read_where_it_is(device: str, op: Op, operands: st
     """Along any dimensions, each operand along others."""
     for i in range(len(KEPT)):
         names = op.broadcasting
-        kept = {name: KEPT[i - 4 * n] for n, name in enumerate(names)}
+        kept = {name: KEPT[(i - 4 * n) % len(KEPT)] for n, name in enumerate(names)}
         shapes = {name: broadcast(LEADING, op.columns(name, 40), k) for name, k in kept.items()}
         call = op.call(LEADING, 40, torch.float16, device, shapes=shapes, **OPERANDS[operands])
         outs = call.empty_outs()

@@ -53,7 +53,7 @@ def test_float32(device: str, row: str, dim: int) -> None:
 
 def stretched(call: Call, dim: int) -> Call:
     """The only element of every row, dim times."""
-    rows = call.op.named("input", "experts", "weight", "scale", "bias")
+    rows = call.op.named("input", "residual", "experts", "weight", "scale", "bias")
     return call.mapped(lambda t: t.expand(*t.shape[:-1], dim).contiguous(), rows)
 
 

@@ -3,6 +3,7 @@ differ: sums of squares are added in another order."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,16 @@ import torch.nn.functional as F
 from tensors import randn, type_id
 from torch import Tensor
 
-from torch_mlxnorm import gated_rms_norm, rms_norm, rms_norm_modulate, rms_norm_rope
+from torch_mlxnorm import (
+    add_rms_norm,
+    gated_rms_norm,
+    rms_norm,
+    rms_norm_add,
+    rms_norm_add_rms_norm,
+    rms_norm_modulate,
+    rms_norm_mul,
+    rms_norm_rope,
+)
 
 EQUAL = {torch.bfloat16: 0.9999, torch.float16: 0.999}
 
@@ -128,6 +138,96 @@ def kimi_linear(x: Tensor, gate: Tensor, weight: Tensor) -> Tensor:
     return (normalized(x.float()) * weight.float() * torch.sigmoid(gate.float())).to(x.dtype)
 
 
+def residual(
+    rows: int = 0, weights: int = 1, dim: int = 2048
+) -> Callable[[torch.dtype], tuple[Tensor, ...]]:
+    """A branch and the residual of 64 tokens, weights, and rows of modulation."""
+
+    def inputs(dtype: torch.dtype) -> tuple[Tensor, ...]:
+        y, h = (randn(2, 64, dim, dtype=dtype, seed=seed) for seed in (0, 1))
+        w = [1 + 0.2 * randn(dim, dtype=dtype, seed=2 + i) for i in range(weights)]
+        return y, 2 * h, *w, *(randn(2, 1, dim, dtype=dtype, seed=4 + i) for i in range(rows))
+
+    return inputs
+
+
+def rounded(op: Callable[..., Any], *names: str, **fixed: Any) -> Callable[..., Tensor]:
+    """The normed result, or the only one, of a residual op; the tensors behind those that it takes
+    by position have these names."""
+
+    def ours(*tensors: Tensor) -> Tensor:
+        first = len(tensors) - len(names)
+        last = dict(zip(names, tensors[first:], strict=True))
+        results = op(*tensors[:first], 1e-5, **last, **{"round_intermediates": True} | fixed)
+        return results if op is rms_norm_add else results[0 if op is add_rms_norm else 1]
+
+    return ours
+
+
+def llama(x: Tensor, weight: Tensor) -> Tensor:
+    """GraniteRMSNorm and MiniMaxRMSNorm, transformers; RMSNorm, diffusers."""
+    return weight * normalized(x.float()).to(x.dtype)
+
+
+def gemma(x: Tensor, weight: Tensor) -> Tensor:
+    """Gemma3nRMSNorm, transformers."""
+    return (normalized(x.float()) * weight.float()).to(x.dtype)
+
+
+def z_image(y: Tensor, h: Tensor, weight: Tensor, gate: Tensor) -> Tensor:
+    """ZImageTransformerBlock, diffusers."""
+    return h + gate.tanh() * llama(y, weight)
+
+
+def z_image_block(y: Tensor, h: Tensor, w: Tensor, next_w: Tensor, *rows: Tensor) -> Tensor:
+    gate, scale = rows
+    return llama(z_image(y, h, w, gate), next_w) * (1.0 + scale)
+
+
+def dit_block(y: Tensor, h: Tensor, w: Tensor, *rows: Tensor) -> Tensor:
+    """The gated residual and the adaptive norm of diffusion transformers."""
+    gate, scale, shift = rows
+    return llama(h + gate * y, w) * (1 + scale) + shift
+
+
+def mamba_residual(dtype: torch.dtype) -> tuple[Tensor, ...]:
+    y, h, weight = residual()(dtype)
+    return y, h.float() + 2.0**-12 * randn(*h.shape, seed=3), weight
+
+
+def mamba(y: Tensor, h: Tensor, weight: Tensor) -> Tensor:
+    """rms_norm_ref of mamba_ssm with prenorm, upcast and a residual in float32."""
+    h = y.float() + h
+    return (normalized(h) * weight.float()).to(y.dtype)
+
+
+def granite(y: Tensor, h: Tensor, weight: Tensor) -> Tensor:
+    """GraniteDecoderLayer, transformers, with the factor of granite-3.1-8b."""
+    return llama(h + y * 0.22, weight)
+
+
+def minimax(y: Tensor, h: Tensor, weight: Tensor) -> Tensor:
+    """MiniMaxDecoderLayer, transformers, with the factors of MiniMax-Text-01."""
+    return llama(h * 3.5565588200778455 + y * 1.0, weight)
+
+
+def gemma_3n(y: Tensor, h: Tensor, weight: Tensor) -> Tensor:
+    """Gemma3nTextDecoderLayer, transformers, with laurel's output in `h` already."""
+    return (h + gemma(y, weight)) / math.sqrt(2)
+
+
+def gemma_3n_of_ours(scale: float) -> Callable[..., Tensor]:
+    def ours(y: Tensor, h: Tensor, weight: Tensor) -> Tensor:
+        scales = torch.tensor(scale, device=y.device)
+        return rms_norm_add(y, h, weight, 1e-5, scale=scales, round_intermediates=True)
+
+    return ours
+
+
+LLAMA = {"casting_mode": "llama"}
+MINIMAX = {"beta": 3.5565588200778455}
+NEXT = ("gate", "next_scale", "next_shift")
+TANH = {"gate_activation": "tanh"}
 QWEN_NEXT = {"norm_before_gate": True, "casting_mode": "llama"}
 
 
@@ -265,6 +365,72 @@ MODELS = {
         lambda x, weight, bias: rms_norm(x, weight, 1e-5, bias=bias),
         lambda x, weight, bias: rms_norm(x, weight, 1e-5, bias=bias, casting_mode="llama"),
         shift_of,
+    ),
+    "Z-Image, residual": Model(
+        residual(rows=1),
+        z_image,
+        rounded(rms_norm_add, "gate", **LLAMA, **TANH),
+        rounded(rms_norm_add, "gate", **LLAMA, **TANH, round_intermediates=False),
+        lambda y, h, *_: h,
+    ),
+    "Z-Image, scale": Model(
+        residual(rows=1),
+        lambda y, h, weight, scale: llama(y, weight) * scale,
+        lambda y, h, *given: rms_norm_mul(y, *given, 1e-5, **LLAMA, round_intermediates=True),
+        lambda y, h, *given: rms_norm_mul(y, *given, 1e-5, round_intermediates=True),
+    ),
+    "Z-Image, scale as modulation": Model(
+        residual(rows=1),
+        lambda y, h, weight, scale: llama(y, weight) * scale,
+        lambda y, h, *given: rms_norm_modulate(
+            y, *given, None, 1e-5, **LLAMA, scale_offset=0.0, round_intermediates=True
+        ),
+        lambda y, h, *given: rms_norm_modulate(y, *given, None, 1e-5, **LLAMA, scale_offset=0.0),
+    ),
+    "Z-Image, block": Model(
+        residual(weights=2, rows=2),
+        z_image_block,
+        rounded(rms_norm_add_rms_norm, "gate", "next_scale", **LLAMA, **TANH),
+        rounded(rms_norm_add_rms_norm, "gate", "next_scale", **LLAMA),
+        lambda y, h, w, next_w, gate, scale: h * next_w * (1 + scale),
+    ),
+    "DiT block": Model(
+        residual(rows=3),
+        dit_block,
+        rounded(add_rms_norm, *NEXT, **LLAMA),
+        rounded(add_rms_norm, *NEXT, **LLAMA, modulation="addcmul"),
+        lambda *tensors: tensors[-1],
+    ),
+    "Mamba2, residual_in_fp32": Model(
+        mamba_residual,
+        mamba,
+        lambda y, h, weight: add_rms_norm(y, h, weight, 1e-5)[0],
+        lambda y, h, weight: add_rms_norm(y, h.to(y.dtype), weight, 1e-5)[0],
+    ),
+    "Mamba2, the residual itself": Model(
+        mamba_residual,
+        lambda y, h, weight: y.float() + h,
+        lambda y, h, weight: add_rms_norm(y, h, weight, 1e-5)[1],
+        lambda y, h, weight: add_rms_norm(y, h.to(y.dtype), weight, 1e-5)[1].float(),
+    ),
+    "Granite": Model(
+        residual(),
+        granite,
+        rounded(add_rms_norm, **LLAMA, alpha=0.22),
+        rounded(add_rms_norm, **LLAMA, beta=0.22),
+    ),
+    "MiniMax": Model(
+        residual(),
+        minimax,
+        rounded(add_rms_norm, **LLAMA, **MINIMAX),
+        rounded(add_rms_norm, **LLAMA, **MINIMAX, round_intermediates=False),
+    ),
+    "Gemma 3n": Model(
+        residual(),
+        gemma_3n,
+        gemma_3n_of_ours(0.5**0.5),
+        gemma_3n_of_ours(0.71),
+        lambda y, h, weight: h,
     ),
     "LTX, diffusers": Model(
         ltx,

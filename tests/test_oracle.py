@@ -79,7 +79,9 @@ def test_notices_the_mean_of_what_was_rounded(op: Op, dtype: torch.dtype) -> Non
 @each_dtype
 @each_op
 def test_notices_another_eps_or_offset(op: Op, dtype: torch.dtype) -> None:
-    small = op.call(ROWS, DIM, dtype).mapped(lambda t: 1e-3 * t, op.named("input", "experts"))
+    small = op.call(ROWS, DIM, dtype).mapped(
+        lambda t: 1e-3 * t, op.named("input", "residual", "experts")
+    )
     assert_noticed(small, small.under(eps=1.02e-6)())
     call = op.call(ROWS, DIM, dtype)
     assert_noticed(call, call.under(weight_offset=1e-2)())
@@ -158,6 +160,26 @@ def test_notices_a_norm_that_is_rounded_before_its_bias(op: Op, dtype: torch.dty
     call = op.call(ROWS, DIM, dtype)
     (rounded,) = call.having(bias=None)()
     assert_noticed(call, (rounded + call["bias"],))
+
+
+@each_dtype
+@each_op_that(lambda op: op.adds_a_branch)
+def test_notices_another_gate_or_factor(op: Op, dtype: torch.dtype) -> None:
+    call = op.call(ROWS, DIM, dtype)
+    others = [call, call.having(gate=None), call.under(alpha=1.02), call.under(beta=1.02)]
+    others += [call.under(gate_activation=kind) for kind in ("tanh", "sigmoid")]
+    for one, other in itertools.permutations(others, 2):
+        assert_noticed(one, other())
+
+
+@each_dtype
+@each_op_that(lambda op: op.modulates)
+def test_notices_another_modulation(op: Op, dtype: torch.dtype) -> None:
+    call = op.call(ROWS, DIM, dtype)
+    shift = op.named("scale")[-1]
+    for other in (call.having(**{shift: None}), call.under(**{op.scale_offset: 0.99})):
+        assert_noticed(call, other())
+        assert_noticed(other, call())
 
 
 def test_notices_partial_sums_in_16_bits() -> None:

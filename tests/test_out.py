@@ -64,6 +64,18 @@ def test_in_place(device: str, op: Op, dim: int, dtype: torch.dtype) -> None:
         assert_all_same_bits(overwritten(out=outs), expected)
 
 
+@each_op_that(lambda op: op.residuals)
+def test_no_result_is_written_over_a_tensor_of_another_dtype(device: str, op: Op) -> None:
+    """At one address with the same strides: a row would overwrite the next."""
+    storage = torch.ones(4 * 32, device=device)
+    call = op.call((4,), 32, torch.bfloat16, device).with_wide_residual()
+    call = call.having(**{op.first: storage.view(torch.bfloat16)[: 4 * 32].view(4, 32)})
+    outs = list(call.empty_outs())
+    outs[[op.likes[name] for name in op.results].index(op.residuals[0])] = storage.view(4, 32)
+    with pytest.raises(RuntimeError, match=f"must not share memory with {op.first}"):
+        call(out=outs)
+
+
 @each_op
 def test_in_place_of_a_view(device: str, op: Op) -> None:
     """The same contiguous tensor may come as another Python object, or at an offset."""

@@ -64,7 +64,7 @@ def test_other_devices_compile_nothing() -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=type_id)
 @each_op
 def test_calls_after_warm_up_make_nothing(simulated_mps: str, op: Op, dtype: torch.dtype) -> None:
-    """With any number of rows, any optional tensors and scale, in any layout."""
+    """With any number of rows, any optional tensors but extras, any scale, in any layout."""
     dims = [20, 1000, 18000, 34000]
     warm_up(op.name, dtype, dims)
     warm_up(op.name, dtype, dims[1:2], unaligned=True)
@@ -72,12 +72,12 @@ def test_calls_after_warm_up_make_nothing(simulated_mps: str, op: Op, dtype: tor
     def calls() -> None:
         for dim, rows, scale in product(dims, (1, 40), op.scale_kinds):
             if dim * rows < 50_000:
-                call = op.call((rows,), dim, dtype, "mps", scale=scale)
+                call = op.call((rows,), dim, dtype, "mps", scale=scale, missing=op.extras)
                 call()
                 call.having(**dict.fromkeys(op.optional))()
                 for name in op.optional:
                     call.having(**{name: None}).under(weight_offset=1.0)()
-        call = op.call((40,), dims[1], dtype, "mps")
+        call = op.call((40,), dims[1], dtype, "mps", missing=op.extras)
         call.mapped(misaligned, call.rowwise)()
 
     assert pipelines_made(calls) == 0
@@ -91,6 +91,8 @@ OPTIONS = {
     "interleaved": True,
     "full_tables": True,
     "rope_rounding": "products",
+    "gate_activation": "tanh",
+    "modulation": "once",
 }
 
 
@@ -105,7 +107,8 @@ def test_warm_up_has_the_options_of_calls(simulated_mps: str, op: Op, float32: s
     operand_dtypes: Any = {name: call[name].dtype for name in op.operands}
     if float32 == "all":
         operand_dtypes = torch.float32
-    exactly = {"missing": (), "scale": "many", "operand_dtypes": operand_dtypes} | OPTIONS
+    exactly = {"missing": (), "extras": op.extras, "scale": "many"} | OPTIONS
+    exactly |= {"operand_dtypes": operand_dtypes}
     warm_up(getattr(torch_mlxnorm, op.name), torch.float16, 328, **exactly)
     assert pipelines_made(call) == 0
     # Few rows and many: nothing else was made.
@@ -122,9 +125,17 @@ def test_warm_up_of_a_16_bit_scale_beside_float32(simulated_mps: str) -> None:
     assert pipelines_made(call) == 0
 
 
+def test_warm_up_of_a_float32_residual(simulated_mps: str) -> None:
+    op = OPS["add_rms_norm"]
+    call = op.call((2,), 360, torch.float16, "mps", missing=op.extras).with_wide_residual()
+    types = {"residual": torch.float32}
+    warm_up("add_rms_norm", torch.float16, 360, missing=(), operand_dtypes=types)
+    assert pipelines_made(call) == 0
+
+
 def test_warm_up_of_the_record(simulated_mps: str) -> None:
     options = {"casting_mode": "llama", "weight_dtype": torch.float32, "device": "mps"}
-    warm_up("rms_norm", torch.float16, 4096, unaligned=True, missing="bias",
+    warm_up("rms_norm", torch.float16, 4096, unaligned=True, missing=(),
             operand_dtypes=torch.float32, casting_mode="llama")  # fmt: skip
     record = lambda: torch_mlxnorm.RmsNormRecord(torch.float16, 1, 4096, **options)  # noqa: E731
     assert pipelines_made(record) == 0
@@ -150,11 +161,17 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
                 r"operand_dtypes must name arguments of the ops \(scale, weight\), got 'bias'"),
     "operand dtype": ({"operand_dtypes": torch.float64}, TypeError,
                       "operand_dtypes must be float32, float16 or bfloat16, got float64"),
+    "residual dtype": ({"ops": "rms_norm_add", "operand_dtypes": {"residual": torch.float16}},
+                       TypeError, "operand_dtypes: residual may be float32 only"),
     "missing": ({"missing": "scale"}, ValueError,
                 r"missing must name arguments of the ops \(weight\), got 'scale'"),
+    "extras": ({"extras": "gate"}, ValueError,
+               r"extras must name arguments of the ops \(there are none\), got 'gate'"),
     "scale": ({"scale": "two"}, ValueError, 'scale must be "one", "many" or None, got \'two\''),
     "casting_mode": ({"casting_mode": "qwen"}, ValueError,
                      'casting_mode must be "gemma" or "llama", got "qwen"'),
+    "gate_activation": ({"ops": "add_rms_norm", "gate_activation": "silu"}, ValueError,
+                        "gate_activation must be .*, got \"silu\""),
     "activation": ({"activation": "relu"}, ValueError, "activation must be .*, got \"relu\""),
 }  # fmt: skip
 
@@ -164,7 +181,7 @@ def test_warm_up_checks_its_arguments(device: str, case: str) -> None:
     arguments, error, text = WRONG[case]
     right = {"ops": "rms_norm_mul", "dtypes": torch.float16, "dims": 8, "device": device}
     warm_up(**right)
-    with pytest.raises(error, match=f"mlxnorm::(warm_up|rms_norm_mul): {text}"):
+    with pytest.raises(error, match=f"mlxnorm::(warm_up|rms_norm_mul|add_rms_norm): {text}"):
         warm_up(**right | arguments)
 
 
@@ -300,13 +317,22 @@ def test_a_failed_compilation_is_reported_to_all_and_tried_again() -> None:
 @pytest.mark.usefixtures("simulated_mps")
 def test_warm_up_makes_no_more_than_it_is_asked_for() -> None:
     seen, _ = from_source("""
-        def warm(**options):
-            warm_up("rms_norm_triple", torch.bfloat16, 2824, **options)
+        def warm(op="rms_norm_triple", **options):
+            warm_up(op, torch.bfloat16, 2824, **options)
             seen.append(stats())
         warm(missing=("weight_b", "weight_c"))  # for few rows and for many
         warm(missing="weight_c")
         warm(missing="weight_c", unaligned=True)
         warm()
         warm()
+        warm("add_rms_norm")  # with and without a weight; no extras
+        warm("add_rms_norm", missing=(), extras="gate", scale="one")
+        warm("add_rms_norm", missing=(), extras=["gate", "next_shift"], scale="one")
+        y = torch.ones(40, 2824, dtype=torch.bfloat16).to("mps")
+        torch_mlxnorm.add_rms_norm(y, y, y[0], gate=y[0, :1])
+        seen.append(stats())
     """)
-    assert seen == [[1, 1, 2, 0], [0, 0, 2, 0], [1, 1, 2, 0], [0, 0, 2 * (2**3 - 2), 0], [0] * 4]
+    triple, add = seen[:5], seen[5:]
+    assert triple[:3] == [[1, 1, 2, 0], [0, 0, 2, 0], [1, 1, 2, 0]]
+    assert triple[3:] == [[0, 0, 2 * (2**3 - 2), 0], [0] * 4]
+    assert add == [[1, 1, 2 * 2, 0], [0, 0, 2, 0], [0, 0, 2, 0], [0] * 4]

@@ -232,8 +232,8 @@ def test_the_sum_depends_on_dim_and_dtype_alone(library: ctypes.CDLL, dtype: str
 
 
 # How many values each field of a pipeline's key has: ops, kernels, words, lanes, vector, prefetch,
-# dtypes, types of 8 tensors, scalars among them, nine choices.
-KEY_FIELDS = [len(OPS), 3, 5, 33, 2, 2, 3, 1 << 16, 1 << 8, 1 << 18]
+# dtypes, types of 8 tensors, scalars among them, ten choices.
+KEY_FIELDS = [len(OPS), 3, 5, 33, 2, 2, 3, 1 << 16, 1 << 8, 1 << 20]
 
 
 def test_pipeline_keys_do_not_alias(library: ctypes.CDLL) -> None:

@@ -47,6 +47,12 @@ def test_jagged_tensors_run_on_their_values(device: str, op: Op) -> None:
         assert_all_same_bits([out.values() for out in outs], expected)
 
 
+@each_op_that(lambda op: op.residuals)
+def test_jagged_tensors_with_a_float32_residual(device: str, op: Op) -> None:
+    call = op.call((sum(LENGTHS),), 24, torch.bfloat16, device).with_wide_residual()
+    assert_all_same_bits([result.values() for result in nested(call)()], call())
+
+
 @each_op
 def test_jagged_tensors_compile(op: Op) -> None:
     call = op.call((sum(LENGTHS),), 24)

@@ -97,7 +97,10 @@ def test_a_value_without_bits_does_not_compile() -> None:
     options = text.replace('#include "../types.h"', '#include "csrc/types.h"')
     options = options.replace("#pragma once", "")
     assert options != text and not compile_op(options)
-    for old, new in (('"sigmoid"}', '"sigmoid", "tanh"}'), ('    {"round_intermediates"},\n', "")):
+    for old, new in (
+        ('"gelu_tanh", "sigmoid"}', '"gelu_tanh", "sigmoid", "tanh"}'),
+        ('    {"round_intermediates"},\n', ""),
+    ):
         assert options.count(old) == 1
         assert "static assertion failed" in compile_op(options.replace(old, new))
 

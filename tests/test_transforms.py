@@ -127,6 +127,7 @@ def test_vmap_does_not_broadcast_to_the_batch(op: Op) -> None:
 @each_op_that(lambda op: op.optional)
 def test_vmap_with_tensors_missing(device: str, op: Op) -> None:
     call = op.call((4,), 24, torch.bfloat16, device, missing=op.optional, weight_offset=1.0)
+    call = call.with_wide_residual()
     dims: dict[str, int | None] = dict.fromkeys(call.rowwise, 0)
     assert_folded(batched(call, dims), dims)
 
@@ -212,23 +213,26 @@ def autocast(device: str) -> torch.autocast:
     return torch.autocast(device, dtype=torch.bfloat16)
 
 
-@each_op_that(lambda op: len(op.named("input", "experts")) > 1)
+@each_op_that(lambda op: len(op.named("input", "residual", "experts")) > 1)
 def test_autocast_promotes_activations(device: str, op: Op) -> None:
-    """To the widest dtype among them, as PyTorch's promoting ops do."""
-    names = op.named("input", "experts")
+    """To the widest dtype among them, as PyTorch's promoting ops do. A float32 residual is taken as
+    it is."""
+    names = op.named("input", "residual", "experts")
     for dtypes in itertools.product([F32, BF16, F16], repeat=len(names)):
         call = op.call((4,), 24, torch.float32, device)
         for name, dtype in zip(names, dtypes, strict=True):
             call = call.mapped(lambda t, dtype=dtype: t.to(dtype), [name])
-        widest = dtypes[0] if len(set(dtypes)) == 1 else F32
-        operands = call.mapped(lambda t, widest=widest: t.to(widest), names)
+        promoted = [n for n in names if n not in op.residuals or call[n].dtype != F32]
+        kinds = {call[name].dtype for name in promoted}
+        widest = F32 if len(kinds) > 1 else kinds.pop()
+        operands = call.mapped(lambda t, widest=widest: t.to(widest), promoted)
         with autocast(device):
             results = call()
             assert_all_same_bits(results, operands())
             outs = operands.empty_outs()
             assert_all_same_bits(call(out=outs), results)
-        assert all(result.dtype == widest for result in results)
-        if len(set(dtypes)) > 1:
+        assert [result.dtype for result in results] == operands.result_dtypes
+        if kinds:
             with pytest.raises(TypeError, match="must be"):
                 call()
 

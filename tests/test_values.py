@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from ops import OPS, Op, assert_all_same_bits, check, each_op, each_op_that
 from oracle import assert_same_bits, different_bits
-from steps import activate_in_float32
+from steps import activate, activate_in_float32
 from tensors import DIMS, DTYPES, randn, type_id
 
-from torch_mlxnorm import rms_norm, rms_norm_mul
+from torch_mlxnorm import rms_norm, rms_norm_add, rms_norm_mul
 
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=type_id)
 ACTIVATIONS = ["none", "silu", "gelu_tanh", "sigmoid"]
@@ -62,7 +62,7 @@ def test_options(
         own = [{"activation": activation} for activation in ACTIVATIONS]
     if op.modulates:
         modulations = itertools.product(["steps", "addcmul", "once"], [1.0, 0.0])
-        own = [{"modulation": m, "scale_offset": offset} for m, offset in modulations]
+        own = [{"modulation": m, op.scale_offset: offset} for m, offset in modulations]
     if op.gates:
         places = itertools.product([False, True], [0, 32])
         places = [{"norm_before_gate": after, "group_size": size} for after, size in places]
@@ -70,7 +70,13 @@ def test_options(
     if op.rotates:
         rotations = itertools.product([False, True], [False, True], ["once", "products", "addcmul"])
         own = [{"interleaved": i, "full_tables": f, "rope_rounding": r} for i, f, r in rotations]
-    for scale, more in itertools.product(op.scale_kinds, own):
+    together = list(itertools.product(op.scale_kinds, own))
+    if op.adds_a_branch:  # each with some of the others
+        gates: list[dict[str, Any]] = [{}, {"gate_activation": "tanh", "alpha": 0.22}]
+        gates.append({"gate_activation": "sigmoid", "beta": -1.7})
+        kinds = [op.scale_kinds[(i + i // 3) % 3] for i in range(6)]
+        together = [(kinds[i], own[i % len(own)] | gates[i % 3]) for i in range(6)]
+    for scale, more in together:
         for dim, weight_offset, mixed in [(96, 0.0, 1), (96, 1.0, 0), (2816, 1.0, 2)]:
             options["weight_offset"] = weight_offset
             options |= more
@@ -84,7 +90,7 @@ def test_options(
 @each_op
 def test_eps_and_weight_offset(device: str, op: Op, dtype: torch.dtype) -> None:
     call = op.call((5,), 200, dtype, device)
-    small = call.mapped(lambda t: 1e-3 * t, op.named("input", "experts"))
+    small = call.mapped(lambda t: 1e-3 * t, op.named("input", "residual", "experts"))
     for eps, offset in itertools.product([0.0, 1e-6, 1e-2, None], [0.0, 1.0, -0.5]):
         check(small.under(eps=eps, weight_offset=offset))
 
@@ -92,17 +98,31 @@ def test_eps_and_weight_offset(device: str, op: Op, dtype: torch.dtype) -> None:
 @each_dtype
 @each_op_that(lambda op: op.optional)
 def test_any_optional_tensor_may_be_missing(device: str, op: Op, dtype: torch.dtype) -> None:
-    for count in range(len(op.optional) + 1):
-        for missing in itertools.combinations(op.optional, count):
-            call = op.call((4,), 40, dtype, device, missing=missing, float32="odd")
-            for casting_mode in ("gemma", "llama"):
-                check(call.under(casting_mode=casting_mode, weight_offset=1.0))
+    for missing in op.combinations_missing:
+        call = op.call((4,), 40, dtype, device, missing=missing, float32="odd")
+        for casting_mode in ("gemma", "llama"):
+            check(call.under(casting_mode=casting_mode, weight_offset=1.0))
 
 
 @each_op_that(lambda op: set(op.named("weight")) <= set(op.optional))
 def test_without_a_weight_its_options_have_no_effect(device: str, op: Op) -> None:
     call = op.call((3,), 50, torch.bfloat16, device, missing=op.named("weight"))
     assert_all_same_bits(call.under(casting_mode="llama", weight_offset=1.0)(), call())
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=type_id)
+@pytest.mark.parametrize("dim", [33, 96, 2816, 40_000])
+@each_op_that(lambda op: op.residuals)
+def test_float32_residual(device: str, op: Op, dim: int, dtype: torch.dtype) -> None:
+    """Beside 16 bits, in the sum, in a norm of it and in what is written."""
+    kept = op.call((2,), dim, dtype, device, mixed=1, alpha=0.22, beta=1.7).with_wide_residual()
+    usual = kept.having(**dict.fromkeys(op.extras)).under(alpha=1.0, beta=1.0)
+    for call in (kept, kept.under(round_intermediates=True, casting_mode="llama"), usual):
+        results = dict(zip(op.results, check(call), strict=True))
+        stream = results["residual_out" if "residual_out" in results else "out"]
+        assert stream.dtype == torch.float32
+        assert [t.dtype for t in call.on("meta")()] == call.result_dtypes
+        assert different_bits(stream, stream.to(dtype).float()).any()
 
 
 @each_dtype
@@ -130,6 +150,23 @@ def test_activations_everywhere(device: str, activation: str, dtype: torch.dtype
         theirs = activate_in_float32(activation, scale)
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6, equal_nan=True)
         assert out.isnan().sum() == 2  # that of scale, in two rows
+
+
+@each_dtype
+@pytest.mark.parametrize("activation", ["none", "tanh", "sigmoid"])
+def test_gates_everywhere(device: str, activation: str, dtype: torch.dtype) -> None:
+    """Where tanh is its argument, where it bends and where it is 1; in float32 to a few units."""
+    values = torch.cat([torch.logspace(-30, 2, 400), torch.linspace(0, 12, 600)])
+    values = torch.cat([values, -values, torch.tensor([0.0, -0.0, INF, -INF, NAN])])
+    call = OPS["rms_norm_add"].call((2,), len(values), dtype, device, gate_activation=activation)
+    for gate in (values.to(dtype), values):
+        check(call.having(gate=gate.to(device)))
+    ones, zeros = (torch.full((1, len(values)), v, device=device) for v in (1.0, 0.0))
+    gate = values.to(device)
+    ours = rms_norm_add(ones, zeros, None, 0.0, gate=gate, gate_activation=activation).cpu()[0]
+    exact = activate(activation, values.double())
+    tiny = torch.finfo(torch.float32).tiny
+    torch.testing.assert_close(ours.double(), exact, rtol=2.0**-20, atol=tiny, equal_nan=True)
 
 
 @each_dtype
@@ -243,7 +280,9 @@ def test_huge_float16_does_not_overflow_the_sum(device: str) -> None:
 def test_huge_float16(device: str, op: Op) -> None:
     """Everything computed from it stays in float32, unless it is to be rounded."""
     call = op.call((3,), 1000, torch.float16, device)
-    huge = call.mapped(lambda t: (1e4 * t).clamp(-3e4, 3e4), op.named("input", "experts"))
+    huge = call.mapped(
+        lambda t: (1e4 * t).clamp(-3e4, 3e4), op.named("input", "residual", "experts")
+    )
     huge = huge.mapped(lambda t: 0.1 * t, op.operands)
     assert all(result.isfinite().all() for result in check(huge))
     if op.rounds:
@@ -254,7 +293,7 @@ def test_huge_float16(device: str, op: Op) -> None:
 def test_sums_past_float16_are_infinite_when_rounded_only(device: str, op: Op) -> None:
     optional_scale = [name for name in op.named("scale") if op.tensors[name].optional]
     huge = op.call((2,), 64, torch.float16, device, missing=optional_scale)
-    values = {"input": 6e4, "experts": 6e4, "weight": 6e3, "scale": 0.5}
+    values = {"input": 6e4, "residual": 6e4, "experts": 6e4, "weight": 6e3, "scale": 0.5}
     for role, value in values.items():
         huge = huge.mapped(lambda t, value=value: torch.full_like(t, value), op.named(role))
     kept, rounded = check(huge), check(huge.under(round_intermediates=True))
@@ -269,7 +308,7 @@ def test_sums_past_float16_are_infinite_when_rounded_only(device: str, op: Op) -
 def test_denormals(device: str, op: Op, dtype: torch.dtype) -> None:
     tiny = torch.finfo(dtype).smallest_normal / 16
     call = op.call((3,), 100, dtype, device)
-    check(call.mapped(lambda t: tiny * t, op.named("input", "experts")))
+    check(call.mapped(lambda t: tiny * t, op.named("input", "residual", "experts")))
     for name in op.operands:
         check(call.mapped(lambda t: tiny * t, [name]))
 

@@ -9,6 +9,7 @@ from torch_mlxnorm._version import __version__
 from torch_mlxnorm.functional import (
     Activation,
     CastingMode,
+    GateActivation,
     Modulation,
     RopeRounding,
     add_rms_norm,
@@ -34,6 +35,7 @@ __all__ = [
     "Activation",
     "CastingMode",
     "CompiledKernel",
+    "GateActivation",
     "Modulation",
     "RMSNorm",
     "RmsNormRecord",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import torch_mlxnorm
 from torch_mlxnorm import reference
-from torch_mlxnorm._roles import OPS, Role
+from torch_mlxnorm._roles import EXTRAS, LIKES, OPS, Role
 
 ScaleKind = Literal["one", "dim", "rows"]
 TOP_K = 8  # experts a token
@@ -41,6 +41,7 @@ class Operator:
     name: str
     tensors: dict[str, Role]
     optional: list[str]
+    extras: list[str]
     options: list[str]
     outs: list[str]
 
@@ -52,6 +53,7 @@ class Operator:
             name,
             tensors,
             [a.name for a in arguments if str(a.type) == "Optional[Tensor]"],
+            EXTRAS[name],
             [a.name for a in arguments if a.name not in (*tensors, *outs)],
             outs,
         )
@@ -59,11 +61,6 @@ class Operator:
     @property
     def has_scale(self) -> bool:
         return "scale" in self.tensors.values()
-
-    @property
-    def biases(self) -> list[str]:
-        """Usual calls have none."""
-        return [name for name, role in self.tensors.items() if role == "bias"]
 
 
 def operators() -> list[Operator]:
@@ -100,8 +97,8 @@ class Call:
     def magnitudes(self) -> tuple[Tensor, ...]:
         """What the summands of the results add up to, their signs left out."""
         absolute = {name: Summands.of(t) for name, t in self.present.items()}
-        offset = {"weight_offset": abs(self.options.get("weight_offset", 0.0))}
-        call = Call(self.operator, self.tensors | absolute, self.options | offset)
+        numbers = {name: abs(v) for name, v in self.options.items() if isinstance(v, float)}
+        call = Call(self.operator, self.tensors | absolute, self.options | numbers)
         return tuple(result.as_subclass(Tensor) for result in call.reference())
 
     def _results_of(self, module: Any, tensors: dict[str, Tensor | None]) -> tuple[Tensor, ...]:
@@ -119,13 +116,13 @@ class Call:
         return {name: t for name, t in self.tensors.items() if t is not None}
 
     def empty_outs(self) -> tuple[Tensor, ...]:
-        return tuple(torch.empty_like(self.input) for _ in self.operator.outs)
+        likes = [self.present[LIKES[self.operator.name][name]] for name in self.operator.outs]
+        return tuple(torch.empty_like(self.input, dtype=like.dtype) for like in likes)
 
     @property
     def bytes_moved(self) -> int:
         """Each input read once, each result written once."""
-        results = len(self.operator.outs) * self.input.nbytes
-        return sum(t.nbytes for t in self.present.values()) + results
+        return sum(t.nbytes for t in [*self.present.values(), *self.empty_outs()])
 
     def first_row(self) -> Call:
         """The same, of the first row alone."""
@@ -141,19 +138,20 @@ def make_call(
     device: str = "cpu",
     *,
     operand_dtype: torch.dtype | None = None,
-    missing: Collection[str] | None = None,
+    residual_dtype: torch.dtype | None = None,
+    missing: Collection[str] = (),
+    extras: bool = False,
     scale: ScaleKind = "dim",
     **options: Any,
 ) -> Call:
-    """With random tensors, the same in every run. `operand_dtype` is that of operands (None:
-    `dtype`), `missing` are tensors that are None (None: biases)."""
+    """With random tensors, the same in every run. `operand_dtype` is that of operands,
+    `residual_dtype` that of a residual (None: `dtype`). `extras`: all of them are there."""
     generator = torch.Generator().manual_seed(rows * dim)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator)
 
     operand_dtype = operand_dtype or dtype
-    missing = operator.biases if missing is None else missing
     scale_shape = {"one": (1,), "dim": (dim,), "rows": (rows, dim)}[scale]
     make: dict[Role, Callable[[], Tensor]] = {
         "input": lambda: realistic([rows, dim], dtype, generator),
@@ -162,10 +160,12 @@ def make_call(
         "bias": lambda: normal(dim).to(operand_dtype),
         "scale": lambda: normal(*scale_shape).to(operand_dtype),
         "angles": lambda: normal(rows, dim // 2).sin().to(operand_dtype),
+        "residual": lambda: realistic([rows, dim], residual_dtype or dtype, generator),
         "routing_weights": lambda: normal(rows, TOP_K).softmax(-1).to(operand_dtype),
     }
+    left_out = {*missing, *(() if extras else operator.extras)}
     tensors = {
-        name: None if name in missing else make[role]().to(device)
+        name: None if name in left_out else make[role]().to(device)
         for name, role in operator.tensors.items()
     }
     return Call(operator, tensors, options)

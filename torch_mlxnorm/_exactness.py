@@ -34,14 +34,17 @@ class Comparison:
         return f"{self.wrong} of {self.elements} elements are wrong; {self.where}"
 
 
-def rounds_between(dtype: torch.dtype, options: dict[str, object]) -> bool:
-    """Whether an operator called so rounds to 16 bits before the end."""
+def rounds_between(dtype: torch.dtype, options: dict[str, object]) -> torch.dtype | None:
+    """The 16-bit dtype that an operator called so rounds to before the end, if it does."""
     llama = options.get("casting_mode") == "llama"
-    return dtype != torch.float32 and bool(llama or options.get("round_intermediates"))
+    rounds = dtype != torch.float32 and (llama or options.get("round_intermediates"))
+    return dtype if rounds else None
 
 
-def compare(actual: Tensor, exact: Tensor, magnitude: Tensor, *, rounded: bool) -> Comparison:
-    """`rounded`: intermediate values are, see `rounds_between`."""
+def compare(
+    actual: Tensor, exact: Tensor, magnitude: Tensor, *, rounded: torch.dtype | None
+) -> Comparison:
+    """`rounded`: what intermediate values are rounded to, see `rounds_between`."""
     dtype, values = actual.dtype, actual.detach().cpu().double()
     if values.shape != exact.shape:
         raise AssertionError(f"shape {list(values.shape)} instead of {list(exact.shape)}")
@@ -52,8 +55,8 @@ def compare(actual: Tensor, exact: Tensor, magnitude: Tensor, *, rounded: bool) 
         return ~((low <= values) & (values <= high))
 
     wrong = outside(ARITHMETIC * magnitude)
-    if rounded and wrong.double().mean() <= SELDOM:
-        wrong = outside(torch.finfo(dtype).eps * magnitude)
+    if rounded is not None and wrong.double().mean() <= SELDOM:
+        wrong = outside(torch.finfo(rounded).eps * magnitude)
     where = ""
     if wrong.any():
         index = tuple(wrong.nonzero()[0].tolist())

@@ -285,7 +285,7 @@ def warm_up(setting: Setting) -> Iterator[Row]:
                 operator.name,
                 DTYPES,
                 setting.dims,
-                missing=operator.biases,
+                missing=(),
                 scale="many",
                 device=setting.device,
             )
@@ -297,8 +297,6 @@ def cases(operator: Operator, dtype: torch.dtype, setting: Setting) -> Iterator[
     variants: list[dict[str, Any]] = [{"casting_mode": "llama"}, {"missing": operator.optional}]
     if "round_intermediates" in operator.options:
         variants.append({"round_intermediates": True})
-    if operator.biases:
-        variants.append({"missing": ()})
     if operator.has_scale:
         variants += [{"scale": "one"}, {"scale": "rows"}]
     if "activation" in operator.options:
@@ -307,6 +305,15 @@ def cases(operator: Operator, dtype: torch.dtype, setting: Setting) -> Iterator[
     if "norm_before_gate" in operator.options:
         after = {"norm_before_gate": True}
         variants += [after, after | {"round_intermediates": True}]
+    if operator.extras:
+        variants.append({"extras": True})
+    if "gate_activation" in operator.options:
+        gated = {"extras": True, "gate_activation": "tanh"}
+        variants.append(gated | {"round_intermediates": True, "scale": "rows"})
+        variants.append({"alpha": 0.25, "beta": -1.5})
+    if "residual" in operator.tensors.values() and dtype != torch.float32:
+        wide = {"residual_dtype": torch.float32}
+        variants += [wide, wide | {"round_intermediates": True, "extras": True}]
     variants += [{"operand_dtype": other} for other in DTYPES if other != dtype]
     yield from ({"dim": dim} for dim in setting.dims)
     for dim in setting.dims_of_variants:

@@ -27,10 +27,14 @@ ROLES: dict[Role, Rows] = {role: Rows(*rows) for role, rows in _C.roles().items(
 # tables of csrc/ops.
 OPS: dict[str, dict[str, Role]] = _C.ops()
 
-# Every operator's results and the tensors whose shapes they have (of experts: without top_k).
-RESULTS: dict[str, dict[str, str]] = _C.results()
+# Those of them that the usual call does not have: keyword arguments that make the op do more.
+EXTRAS: dict[str, list[str]] = _C.extras()
 
-# Of one dtype, the results'. The others, operands, have any.
+# The tensors that each operator's results have shape and dtype of.
+LIKES: dict[str, dict[str, str]] = _C.likes()
+
+# Of one dtype, the results'. A residual may be float32 beside 16 bits, the others, operands, have
+# any.
 INPUTS: tuple[Role, ...] = ("input", "experts")
 
 

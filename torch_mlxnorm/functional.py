@@ -11,13 +11,15 @@ for all of them. Beyond that, the other operators have in common:
 - **Inputs**, the tensors ``[..., dim]``, have one shape, dtype and device; none is
   broadcast. Each has strides of its own. Results have their shape and dtype, and
   are rounded once, when they are written; everything before is float32.
+- **residual** may be float32 beside 16-bit inputs. Then the sum is not rounded, a norm reads it as
+  it is, and the result that is the residual stream is float32 as well.
 - **Weights** and a ``bias`` are ``[dim]``, or of a shape that ends in dim and broadcasts to the
   results', such as ``[heads, dim]``. They, ``scale``, ``layer_scalar``, ``routing_weights``,
   ``cos`` and ``sin`` are, each for itself, float32, float16 or bfloat16, whatever the inputs are,
   whose dtype the results keep. ``weight_offset`` is added to every weight, ``casting_mode`` holds
   inside every ``N``.
-- **scale, shift and layer_scalar** are that, or have one element in any shape. ``[rows, 1]`` is an
-  error: nothing is broadcast along a row.
+- **scale, shift, layer_scalar and the gate of a residual** are that, or have one element in any
+  shape. ``[rows, 1]`` is an error: nothing is broadcast along a row.
 - **round_intermediates** ``False`` keeps float32 between the steps, which is more accurate: a
   second norm sees the unrounded sum, although the sum that is returned is rounded. ``True`` rounds
   wherever the formula says ``R``: in float16 and bfloat16 the results equal, bit for bit, the chain
@@ -43,6 +45,7 @@ Activation = Literal["none", "silu", "gelu_tanh", "sigmoid"]
 CastingMode = Literal["gemma", "llama"]
 Modulation = Literal["steps", "addcmul", "once"]
 RopeRounding = Literal["once", "products", "addcmul"]
+GateActivation = Literal["none", "tanh", "sigmoid"]
 
 
 def _options(
@@ -94,6 +97,33 @@ def _options(
     if bias is not None:
         options["bias"] = bias
     return options
+
+
+def _add_extras(
+    options: dict[str, Any],
+    gate: Tensor | None,
+    gate_activation: GateActivation,
+    alpha: float,
+    beta: float,
+    next_scale: Tensor | None = None,
+    next_shift: Tensor | None = None,
+    next_scale_offset: float = 1.0,
+) -> None:
+    """What residual ops have beside, where it differs from the defaults."""
+    if gate is not None:
+        options["gate"] = gate
+    if gate_activation != "none":
+        options["gate_activation"] = gate_activation
+    if alpha != 1.0:
+        options["alpha"] = alpha
+    if beta != 1.0:
+        options["beta"] = beta
+    if next_scale is not None:
+        options["next_scale"] = next_scale
+    if next_shift is not None:
+        options["next_shift"] = next_shift
+    if next_scale_offset != 1.0:
+        options["next_scale_offset"] = next_scale_offset
 
 
 def _bind(name: str) -> Callable[[tuple[Any, ...], dict[str, Any], Any], Any]:
@@ -572,32 +602,59 @@ def add_rms_norm(
     weight: Tensor | None,
     eps: float | None = 1e-6,
     *,
+    gate: Tensor | None = None,
+    next_scale: Tensor | None = None,
+    next_shift: Tensor | None = None,
+    gate_activation: GateActivation = "none",
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    next_scale_offset: float = 1.0,
+    modulation: Modulation = "steps",
     weight_offset: float = 0.0,
     casting_mode: CastingMode = "gemma",
     round_intermediates: bool = False,
     out: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """A residual add and the norm of the sum::
+    """A residual add and the norm of the sum, each plain or as blocks with gates have it::
 
-        residual_out = R(x + residual)
-        out = N(residual_out, weight)
+        branch = R(x * R(gate_activation(gate)))
+        residual_out = R(R(alpha * branch) + R(beta * residual))
+        out = R(N(residual_out, weight)) * (next_scale_offset + next_scale) + next_shift
+
+    What is not given is left out, with its rounding: ``R(x + residual)`` and
+    ``N(residual_out, weight)`` remain.
 
     Args:
-        x, residual: ``[..., dim]``, float32, float16 or bfloat16.
+        x, residual: ``[..., dim]``, float32, float16 or bfloat16; residual may be float32 beside
+            either of the others.
         weight: ``[dim]`` or ``None``.
+        gate: ``[dim]``, what broadcasts to x's shape, such as ``[batch, 1, dim]``, or one element.
+            ``None`` means no gate.
+        next_scale, next_shift: of the shapes of gate. Without ``next_scale`` nothing is multiplied,
+            without ``next_shift`` nothing is added; each may be there alone.
+        gate_activation: of the gate: ``"none"``, ``"tanh"`` or ``"sigmoid"``. On the CPU a gate
+            that rows share is better activated before the call.
+        alpha, beta: factors of the branch and of the residual.
+        next_scale_offset, modulation: as scale_offset and modulation of :func:`rms_norm_modulate`.
         eps, weight_offset, casting_mode: see :func:`rms_norm`.
         round_intermediates, out: see :mod:`torch_mlxnorm.functional`.
 
     Returns:
-        ``(out, residual_out)``, each of x's shape and dtype.
+        ``(out, residual_out)``, each of x's shape; of the dtypes of x and residual.
 
     Raises:
-        As :func:`rms_norm`.
+        ValueError: ``gate_activation`` or ``modulation`` is not one of its names.
+        RuntimeError: gate, next_scale or next_shift has another shape.
+        Otherwise as :func:`rms_norm`.
 
     Source: beyond ``rms_norm.rs`` of mlx-native 0.9.0; it serves the pre-norm layers of Llama,
-    Qwen, Mistral and others.
+    Qwen, Mistral and others; Granite and MiniMax with alpha and beta, diffusion transformers with
+    gate, next_scale and next_shift.
     """
-    options = _options(weight_offset, casting_mode, round_intermediates)
+    options = _options(weight_offset, casting_mode, round_intermediates, modulation=modulation)
+    _add_extras(
+        options, gate, gate_activation, alpha, beta, next_scale, next_shift, next_scale_offset
+    )
     return _add_rms_norm((x, residual, weight, eps), options, out)
 
 
@@ -608,6 +665,10 @@ def rms_norm_add(
     eps: float | None = 1e-6,
     *,
     scale: Tensor | None = None,
+    gate: Tensor | None = None,
+    gate_activation: GateActivation = "none",
+    alpha: float = 1.0,
+    beta: float = 1.0,
     weight_offset: float = 0.0,
     casting_mode: CastingMode = "gemma",
     round_intermediates: bool = False,
@@ -615,26 +676,37 @@ def rms_norm_add(
 ) -> Tensor:
     """A norm added to the residual stream, scaled if there is a scale::
 
-        out = R(residual + R(N(x, weight))) * scale
+        branch = R(R(N(x, weight)) * R(gate_activation(gate)))
+        out = R(R(beta * residual) + R(alpha * branch)) * scale
+
+    What is not given is left out, with its rounding: ``residual + R(N(x, weight))`` remains.
 
     Args:
-        x, residual: ``[..., dim]``, float32, float16 or bfloat16.
+        x, residual: ``[..., dim]``, float32, float16 or bfloat16; residual may be float32 beside
+            either of the others.
         weight: ``[dim]`` or ``None``.
         scale: ``[dim]`` or one element. ``None`` means 1.
+        gate: ``[dim]``, what broadcasts to x's shape, such as ``[batch, 1, dim]``, or one element.
+            ``None`` means no gate.
+        gate_activation: of the gate: ``"none"``, ``"tanh"`` or ``"sigmoid"``. On the CPU a gate
+            that rows share is better activated before the call.
+        alpha, beta: factors of the branch and of the residual.
         eps, weight_offset, casting_mode: see :func:`rms_norm`.
         round_intermediates, out: see :mod:`torch_mlxnorm.functional`.
 
     Returns:
-        x's shape and dtype.
+        x's shape and residual's dtype.
 
     Raises:
-        RuntimeError: scale has another shape.
+        ValueError: ``gate_activation`` is not one of its names.
+        RuntimeError: scale or gate has another shape.
         Otherwise as :func:`rms_norm`.
 
     Source: beyond ``rms_norm.rs`` of mlx-native 0.9.0; it serves the post-norms of Gemma 2 to 4 and
-    OLMo 2, with scale the end of a dense Gemma 4 layer.
+    OLMo 2, with scale the end of a dense Gemma 4 layer, with gate the blocks of Z-Image.
     """
     options = _options(weight_offset, casting_mode, round_intermediates, scale=scale)
+    _add_extras(options, gate, gate_activation, alpha, beta)
     return _rms_norm_add((x, residual, weight, eps), options, out)
 
 
@@ -646,6 +718,14 @@ def rms_norm_add_rms_norm(
     eps: float | None = 1e-6,
     *,
     scale: Tensor | None = None,
+    gate: Tensor | None = None,
+    next_scale: Tensor | None = None,
+    next_shift: Tensor | None = None,
+    gate_activation: GateActivation = "none",
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    next_scale_offset: float = 1.0,
+    modulation: Modulation = "steps",
     weight_offset: float = 0.0,
     casting_mode: CastingMode = "gemma",
     round_intermediates: bool = False,
@@ -653,27 +733,46 @@ def rms_norm_add_rms_norm(
 ) -> tuple[Tensor, Tensor]:
     """A norm added to the residual stream, scaled if there is a scale, and the norm of the sum::
 
-        residual_out = R(R(residual + R(N(x, weight))) * scale)
-        out = N(residual_out, next_weight)
+        branch = R(R(N(x, weight)) * R(gate_activation(gate)))
+        residual_out = R(R(R(beta * residual) + R(alpha * branch)) * scale)
+        out = R(N(residual_out, next_weight)) * (next_scale_offset + next_scale) + next_shift
+
+    What is not given is left out, with its rounding: ``R(residual + R(N(x, weight)))`` and
+    ``N(residual_out, next_weight)`` remain.
 
     Args:
-        x, residual: ``[..., dim]``, float32, float16 or bfloat16.
+        x, residual: ``[..., dim]``, float32, float16 or bfloat16; residual may be float32 beside
+            either of the others.
         weight, next_weight: ``[dim]`` or ``None`` each.
         scale: ``[dim]`` or one element. ``None`` means 1.
+        gate: ``[dim]``, what broadcasts to x's shape, such as ``[batch, 1, dim]``, or one element.
+            ``None`` means no gate.
+        next_scale, next_shift: of the shapes of gate. Without ``next_scale`` nothing is multiplied,
+            without ``next_shift`` nothing is added; each may be there alone.
+        gate_activation: of the gate: ``"none"``, ``"tanh"`` or ``"sigmoid"``. On the CPU a gate
+            that rows share is better activated before the call.
+        alpha, beta: factors of the branch and of the residual.
+        next_scale_offset, modulation: as scale_offset and modulation of :func:`rms_norm_modulate`.
         eps, weight_offset, casting_mode: see :func:`rms_norm`; the same for both norms.
         round_intermediates, out: see :mod:`torch_mlxnorm.functional`.
 
     Returns:
-        ``(residual_out, out)``, each of x's shape and dtype.
+        ``(residual_out, out)``, each of x's shape; of the dtypes of residual and x.
 
     Raises:
-        RuntimeError: scale has another shape.
+        ValueError: ``gate_activation`` or ``modulation`` is not one of its names.
+        RuntimeError: scale, gate, next_scale or next_shift has another shape.
         Otherwise as :func:`rms_norm`.
 
     Source: beyond ``rms_norm.rs`` of mlx-native 0.9.0; it serves Gemma 2, 3 and 4, where a norm of
-    the residual stream follows every post-norm.
+    the residual stream follows every post-norm, and with gate and next_scale Z-Image.
     """
-    options = _options(weight_offset, casting_mode, round_intermediates, scale=scale)
+    options = _options(
+        weight_offset, casting_mode, round_intermediates, scale=scale, modulation=modulation
+    )
+    _add_extras(
+        options, gate, gate_activation, alpha, beta, next_scale, next_shift, next_scale_offset
+    )
     return _rms_norm_add_rms_norm((x, residual, weight, next_weight, eps), options, out)
 
 

@@ -18,8 +18,14 @@ import torch
 from torch import Tensor
 
 from torch_mlxnorm import functional
-from torch_mlxnorm._roles import INPUTS, OPS
-from torch_mlxnorm.functional import Activation, CastingMode, Modulation, RopeRounding
+from torch_mlxnorm._roles import EXTRAS, INPUTS, OPS
+from torch_mlxnorm.functional import (
+    Activation,
+    CastingMode,
+    GateActivation,
+    Modulation,
+    RopeRounding,
+)
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -57,6 +63,7 @@ def warm_up(
     *,
     operand_dtypes: torch.dtype | Mapping[str, torch.dtype] | None = None,
     missing: Iterable[str] | None = None,
+    extras: Iterable[str] = (),
     scale: ScaleKind | None = None,
     activation: Activation | None = None,
     modulation: Modulation = "steps",
@@ -65,6 +72,7 @@ def warm_up(
     full_tables: bool = False,
     across_heads: bool = False,
     rope_rounding: RopeRounding = "once",
+    gate_activation: GateActivation = "none",
     casting_mode: CastingMode = "gemma",
     round_intermediates: bool = False,
     unaligned: bool = False,
@@ -83,18 +91,22 @@ def warm_up(
         ops: operators by name or as functions of this package; ``None`` means all.
         dtypes: of the inputs: float32, float16 or bfloat16.
         dims: sizes of the last dimension, or of its groups (``group_size``), at least 1.
-        operand_dtypes: of weights, biases, scales, routing weights and angles: one for all, or by
-            the name of the argument. ``None``, or a name left out, means the inputs' dtype.
+        operand_dtypes: of operands (weights, biases, scales, angles, …): one for all, or by the
+            name of the argument. ``None``, or a name left out, means the inputs' dtype.
+            ``residual`` may be float32, by its name.
         missing: names of optional arguments (``weight``, ``bias``, ``scale``, …) that the calls
             leave out, in the ops that have them. ``None`` means any of them, in every combination.
-        scale: whether ``scale``, ``shift`` and ``layer_scalar`` have ``"one"`` element or
+        extras: names of ``bias``, ``gate``, ``next_scale`` and ``next_shift``, keyword arguments
+            that calls have only if they are named here.
+        scale: whether ``scale``, ``shift``, ``layer_scalar`` and extras have ``"one"`` element or
             ``"many"``; ``None`` means either, each for itself.
         activation: of :func:`rms_norm`, :func:`rms_norm_mul` and :func:`gated_rms_norm`; ``None``
             means the default of each.
-        modulation: of :func:`rms_norm_modulate`.
+        modulation: of :func:`rms_norm_modulate` and of residual ops with ``next_scale``.
         norm_before_gate: of :func:`gated_rms_norm`.
         interleaved, full_tables, across_heads, rope_rounding: of :func:`rms_norm_rope`. Tables that
             are wider than half a row are full, and all heads of a token one row.
+        gate_activation: of residual ops with ``gate``.
         casting_mode, round_intermediates: see :func:`rms_norm`, for the ops that have them.
         unaligned: also for tensors in which some row does not start on a 16-byte boundary, as in a
             slice ``x[:, 1:]``, or of which a part is rotated whose halves are no multiples of 16
@@ -110,6 +122,7 @@ def warm_up(
     names = tuple(OPS) if ops is None else tuple(dict.fromkeys(map(_name, _several(ops, _is_op))))
     dtypes = _several(dtypes, lambda d: isinstance(d, torch.dtype))
     dims = tuple(map(index, _several(dims, lambda d: hasattr(d, "__index__"))))
+    wanted = frozenset(_several(extras, _is_name))
     left_out = None if missing is None else frozenset(_several(missing, _is_name))
     if operand_dtypes is None or isinstance(operand_dtypes, torch.dtype):
         default, by_name = operand_dtypes, {}
@@ -119,8 +132,12 @@ def warm_up(
     calls = {name: _Arguments(name) for name in names}
     _check_dtypes("dtypes", dtypes)
     _check_dtypes("operand_dtypes", by_name.values() if default is None else [default])
-    _check_names("operand_dtypes", by_name, [call.operands for call in calls.values()])
+    named = [[*call.operands, *call.residuals] for call in calls.values()]
+    _check_names("operand_dtypes", by_name, named)
+    if by_name.get("residual", torch.float32) != torch.float32:
+        raise TypeError("mlxnorm::warm_up: operand_dtypes: residual may be float32 only")
     _check_names("missing", left_out or (), [call.optional for call in calls.values()])
+    _check_names("extras", wanted, [call.extras for call in calls.values()])
     if any(dim < 1 for dim in dims):
         raise ValueError(f"mlxnorm::warm_up: dims must be at least 1, got {min(dims)}")
     if scale not in (None, *get_args(ScaleKind)):
@@ -133,6 +150,7 @@ def warm_up(
         "full_tables": str(bool(full_tables)),
         "across_heads": str(bool(across_heads)),
         "rope_rounding": rope_rounding,
+        "gate_activation": gate_activation,
         "casting_mode": casting_mode,
         "round_intermediates": str(bool(round_intermediates)),
     }
@@ -145,8 +163,8 @@ def warm_up(
         call = calls[name]
         tensors: dict[str, Tensor | None] = dict.fromkeys(call.tensors)
         for tensor in present:
-            own = by_name.get(tensor, default or dtype) if tensor in call.operands else dtype
-            tensors[tensor] = _like(own, device)
+            fallback = default or dtype if tensor in call.operands else dtype
+            tensors[tensor] = _like(by_name.get(tensor, fallback), device)
         torch.ops.mlxnorm._warm_up(
             _like(dtype, device),
             name,
@@ -159,7 +177,7 @@ def warm_up(
 
     # Variants of one kernel wait for the same library, so other kernels come between them.
     variants = [
-        [(name, dtype, dim, *variant) for variant in calls[name].variants(left_out, scale)]
+        [(name, dtype, dim, *variant) for variant in calls[name].variants(left_out, wanted, scale)]
         for name, dtype, dim in product(names, dtypes, dims)
     ]
     work = [variant for turn in zip_longest(*variants) for variant in turn if variant is not None]
@@ -173,17 +191,19 @@ class _Arguments:
 
     def __init__(self, name: str) -> None:
         self.tensors = OPS[name]
-        self.operands = [n for n, role in self.tensors.items() if role not in INPUTS]
+        self.operands = [n for n, role in self.tensors.items() if role not in (*INPUTS, "residual")]
+        self.residuals = [n for n, role in self.tensors.items() if role == "residual"]
         self.scales = [n for n, role in self.tensors.items() if role == "scale"]
         arguments = getattr(torch.ops.mlxnorm, name).default._schema.arguments
         self.optional = [a.name for a in arguments if str(a.type) == "Optional[Tensor]"]
+        self.extras = EXTRAS[name]
 
     def variants(
-        self, missing: frozenset[str] | None, scale: ScaleKind | None
+        self, missing: frozenset[str] | None, extras: frozenset[str], scale: ScaleKind | None
     ) -> Iterator[tuple[list[str], list[str]]]:
         """The tensors that are there, and those that have one element."""
         kinds = get_args(ScaleKind) if scale is None else (scale,)
-        for left_out in product(*(self._choices(name, missing) for name in self.tensors)):
+        for left_out in product(*(self._choices(name, missing, extras) for name in self.tensors)):
             pairs = zip(self.tensors, left_out, strict=True)
             present = [name for name, is_left_out in pairs if not is_left_out]
             scales = [name for name in self.scales if name in present]
@@ -191,10 +211,14 @@ class _Arguments:
                 pairs = zip(scales, chosen, strict=True)
                 yield present, [name for name, kind in pairs if kind == "one"]
 
-    def _choices(self, name: str, missing: frozenset[str] | None) -> tuple[bool, ...]:
+    def _choices(
+        self, name: str, missing: frozenset[str] | None, extras: frozenset[str]
+    ) -> tuple[bool, ...]:
         """Whether a tensor is left out."""
         if name not in self.optional:
             return (False,)
+        if name in self.extras and name not in extras:
+            return (True,)
         return (False, True) if missing is None else (name in missing,)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from torch_mlxnorm import functional
 from torch_mlxnorm._roles import OPS, ROLES
-from torch_mlxnorm.functional import Activation
+from torch_mlxnorm.functional import Activation, GateActivation
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -28,6 +28,12 @@ _ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     # (1 + tanh(u)) / 2 = sigmoid(2 u), which does not cancel.
     "gelu_tanh": lambda s: s * torch.sigmoid((8 / torch.pi) ** 0.5 * (s + 0.044715 * s**3)),
+    "sigmoid": torch.sigmoid,
+}
+
+_GATE_ACTIVATIONS: dict[GateActivation, Callable[[Tensor], Tensor]] = {
+    "none": lambda gate: gate,
+    "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
 }
 
@@ -102,15 +108,23 @@ def rms_norm_mul(x, weight, scale, activation, N, R):
 @_defines(functional.rms_norm_modulate)
 def rms_norm_modulate(x, weight, scale, shift, scale_offset, modulation, N, R):
     """``N(x, weight) * (scale_offset + scale) + shift``."""
-    n = R(N(x, weight))
-    match modulation:
-        case "steps":
-            n = R(n * R(scale + scale_offset, like="scale"))
-        case "addcmul":
-            n = R(n * scale_offset + n * scale)
-        case _:
-            n = n * (scale + scale_offset)
-    return n if shift is None else n + shift
+    S = functools.partial(R, like="scale")
+    return _modulated(N(x, weight), scale, shift, scale_offset, modulation, R, S)
+
+
+def _modulated(n, scale, shift, offset, modulation, R, S):
+    if scale is not None:
+        n = R(n)
+        match modulation:
+            case "steps":
+                n = R(n * S(scale + offset))
+            case "addcmul":
+                n = R(n * offset + n * scale)
+            case _:
+                n = n * (scale + offset)
+    if shift is not None:
+        n = (R(n) if scale is None else n) + shift
+    return n
 
 
 @_defines(functional.gated_rms_norm)
@@ -184,26 +198,46 @@ def rms_norm_triple(x, weight_a, weight_b, weight_c, N):
 
 
 @_defines(functional.add_rms_norm)
-def add_rms_norm(x, residual, weight, N, R):
-    """``N(r, weight), r`` with ``r = R(x + residual)``."""
-    r = R(x + residual)
-    return N(r, weight), r
+def add_rms_norm(
+    x, residual, weight, gate, next_scale, next_shift,
+    gate_activation, alpha, beta, next_scale_offset, modulation, N, R,
+):  # fmt: skip
+    """``N(r, weight) * (next_scale_offset + next_scale) + next_shift, r`` with
+    ``r = R(R(beta * residual) + R(alpha * R(R(gate_activation(gate)) * x)))``."""
+    r = R(_gated_sum(x, residual, gate, gate_activation, alpha, beta, R), like="residual")
+    S = functools.partial(R, like="next_scale")
+    n = _modulated(N(r, weight), next_scale, next_shift, next_scale_offset, modulation, R, S)
+    return n, r
+
+
+def _gated_sum(branch, residual, gate, gate_activation, alpha, beta, R):
+    if gate is not None:
+        branch = R(branch * R(_GATE_ACTIVATIONS[gate_activation](gate), like="gate"))
+    return R(beta * residual, like="residual") + R(alpha * branch)
 
 
 @_defines(functional.rms_norm_add)
-def rms_norm_add(x, residual, weight, scale, N, R):
-    """``R(residual + R(N(x, weight))) * scale``."""
-    r = residual + R(N(x, weight))
-    return r if scale is None else R(r) * scale
+def rms_norm_add(x, residual, weight, scale, gate, gate_activation, alpha, beta, N, R):
+    """``R(R(beta * residual) + R(alpha * R(R(gate_activation(gate)) * n))) * scale`` with
+    ``n = R(N(x, weight))``."""
+    r = _gated_sum(R(N(x, weight)), residual, gate, gate_activation, alpha, beta, R)
+    return r if scale is None else R(r, like="residual") * scale
 
 
 @_defines(functional.rms_norm_add_rms_norm)
-def rms_norm_add_rms_norm(x, residual, weight, next_weight, scale, N, R):
-    """``r, N(r, next_weight)`` with ``r = R(R(residual + R(N(x, weight))) * scale)``."""
-    r = R(residual + R(N(x, weight)))
+def rms_norm_add_rms_norm(
+    x, residual, weight, next_weight, scale, gate, next_scale, next_shift,
+    gate_activation, alpha, beta, next_scale_offset, modulation, N, R,
+):  # fmt: skip
+    """``r, N(r, next_weight) * (next_scale_offset + next_scale) + next_shift`` with ``r`` as in
+    ``rms_norm_add``."""
+    R_sum = functools.partial(R, like="residual")
+    r = R_sum(_gated_sum(R(N(x, weight)), residual, gate, gate_activation, alpha, beta, R))
     if scale is not None:
-        r = R(r * scale)
-    return r, N(r, next_weight)
+        r = R_sum(r * scale)
+    S = functools.partial(R, like="next_scale")
+    n = _modulated(N(r, next_weight), next_scale, next_shift, next_scale_offset, modulation, R, S)
+    return r, n
 
 
 @_defines(functional.fused_post_attn_triple_norm)

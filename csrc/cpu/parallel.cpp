@@ -8,13 +8,21 @@ bool worth_streaming(const NormLayout& layout, const void* const* results, size_
   // What one core may hope to find again of its share of the last-level cache.
   constexpr int64_t kCached = int64_t(20) << 20;
   constexpr int64_t kAlignment = 64;
-  const int64_t element = size_of(layout.dtype);
-  if (int64_t(result_count) * layout.rows * layout.dim * element < kCached) {
+  const auto element = [&](size_t r) {
+    return int64_t(element_size(tensor_type(layout.result_types, int(r))));
+  };
+  int64_t bytes = 0;
+  for (size_t r = 0; r < result_count; ++r) {
+    bytes += layout.rows * layout.dim * element(r);
+  }
+  if (bytes < kCached) {
     return false;
   }
-  const auto aligned = [element](int64_t stride) { return stride * element % kAlignment == 0; };
   for (size_t r = 0; r < result_count; ++r) {
     const RowLayout& rows = layout.results[r];
+    const auto aligned = [size = element(r)](int64_t stride) {
+      return stride * size % kAlignment == 0;
+    };
     if (!aligned(rows.stride0) || !aligned(rows.stride1) || !aligned(rows.stride2) ||
         reinterpret_cast<uintptr_t>(results[r]) % kAlignment != 0) {
       return false;

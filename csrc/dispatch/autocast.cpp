@@ -1,5 +1,6 @@
 // Autocast gives some inputs of a float32 model a 16-bit dtype and leaves others, the residual
-// stream above all. As PyTorch's promoting ops do, an op then runs in the widest of them.
+// stream above all. As PyTorch's promoting ops do, an op then runs in the widest of them, unless it
+// takes a float32 residual as it is.
 #include <ATen/autocast_mode.h>
 
 #include "../call.h"
@@ -16,7 +17,8 @@ void promote(const c10::OperatorHandle& op, c10::DispatchKeySet /*keys*/,
   std::vector<size_t> inputs;
   std::optional<at::ScalarType> widest;
   for (size_t t = 0; t < table.tensors.size(); ++t) {
-    if (!has_dtype_of_results(table.tensors[t].role)) {
+    const Role role = table.tensors[t].role;
+    if (!is_activation(role)) {
       continue;
     }
     const size_t i = argument_of_tensor(table, t);
@@ -24,6 +26,9 @@ void promote(const c10::OperatorHandle& op, c10::DispatchKeySet /*keys*/,
     if (!is_supported(type)) {
       inputs.clear();  // for the checks to refuse
       break;
+    }
+    if (role == Role::residual && type == at::kFloat) {
+      continue;
     }
     widest = widest.has_value() ? c10::promoteTypes(*widest, type) : type;
     inputs.push_back(i);

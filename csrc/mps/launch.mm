@@ -98,7 +98,7 @@ bool all_aligned(const OpTable& op, const Segment& segment, const NormLayout& la
   }
   for (size_t r = 0; r < segment.results; ++r) {
     aligned = aligned && rows_aligned(layout.results[r], byte_offset(*outs[r]),
-                                      tensor_type_of(layout.dtype), layout.dtype);
+                                      tensor_type(layout.result_types, int(r)), layout.dtype);
   }
   return aligned;
 }

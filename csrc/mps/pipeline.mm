@@ -106,6 +106,7 @@ MTLFunctionConstantValues* constants_of(const PipelineKey& key) {
   set_uint(key.choices, kChoicesConstant);
   set_uint(prefetched_tensors(key), kPrefetchConstant);
   set_uint(key.plan.lanes_per_row, kLanesPerRowConstant);
+  set_uint(result_types(table_of(key.op), key.tensor_types), kResultTypesConstant);
   const uint32_t buffers = bound_buffers(table_of(key.op), key.tensor_types);
   for (int i = 0; i < kParamsBuffer; ++i) {
     set_bool(has_bit(buffers, i), NSUInteger(kHasBufferConstant + i));

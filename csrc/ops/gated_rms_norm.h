@@ -10,7 +10,7 @@ struct gated_rms_norm {
       {"x", Role::input},
       {"gate", Role::input},
       {"weight", Role::weight, Passing::optional},
-      {"bias", Role::bias, Passing::keyword},
+      {"bias", Role::bias, Passing::extra},
   };
   static constexpr ResultSpec kResults[] = {{"out", "x"}};
   static constexpr Option kOptions[] = {kNormBeforeGate, kGroupSize,   {kActivation, kSilu},

@@ -17,8 +17,8 @@ struct NumberSpec {
 };
 
 inline constexpr NumberSpec kNumberSpecs[] = {
-    {"weight_offset", "0.0"},
-    {"scale_offset", "1.0"},
+    {"weight_offset", "0.0"}, {"scale_offset", "1.0"}, {"next_scale_offset", "1.0"},
+    {"alpha", "1.0"},         {"beta", "1.0"},
 };
 
 enum Integer {
@@ -45,6 +45,7 @@ inline constexpr std::string_view kActivationNames[] = {"none", "silu", "gelu_ta
 inline constexpr std::string_view kCastingModeNames[] = {"gemma", "llama"};
 inline constexpr std::string_view kModulationNames[] = {"steps", "addcmul", "once"};
 inline constexpr std::string_view kRopeRoundingNames[] = {"once", "products", "addcmul"};
+inline constexpr std::string_view kGateActivationNames[] = {"none", "tanh", "sigmoid"};
 inline constexpr ChoiceSpec kChoiceSpecs[] = {
     {"activation", kActivationNames},
     {"casting_mode", kCastingModeNames},
@@ -55,6 +56,7 @@ inline constexpr ChoiceSpec kChoiceSpecs[] = {
     {"full_tables"},
     {"across_heads"},
     {"rope_rounding", kRopeRoundingNames},
+    {"gate_activation", kGateActivationNames},
 };
 
 static_assert(std::size(kNumberSpecs) == kNumbers && std::size(kIntegerSpecs) == kIntegers &&

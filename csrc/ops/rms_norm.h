@@ -9,7 +9,7 @@ struct rms_norm {
   static constexpr TensorSpec kTensors[] = {
       {"x", Role::input},
       {"weight", Role::weight, Passing::optional},
-      {"bias", Role::bias, Passing::keyword},
+      {"bias", Role::bias, Passing::extra},
   };
   static constexpr ResultSpec kResults[] = {{"out", "x"}};
   static constexpr Option kOptions[] = {kActivation, kWeightOffset, kCastingMode};

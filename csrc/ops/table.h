@@ -14,7 +14,7 @@
 namespace mlxnorm {
 
 // What a tensor may be; csrc/checks.cpp has the rule of each. Inputs and experts have one dtype,
-// that of the results. The others are operands, each of any type.
+// that of the results but for those like a residual. The others are operands, each of any type.
 enum class Role : uint8_t {
   input,            // [..., dim]
   experts,          // [..., top_k, dim]
@@ -23,14 +23,24 @@ enum class Role : uint8_t {
   routing_weights,  // [..., top_k]
   angles,           // of pairs, [..., up to dim / 2], or up to dim; leading dimensions broadcast
   bias,             // as a weight; usual calls have none
+  residual,         // as input, or float32 beside 16 bits
 };
 
 constexpr const char* kRoleNames[] = {"input",           "experts", "weight", "scale",
-                                      "routing_weights", "angles",  "bias"};
+                                      "routing_weights", "angles",  "bias",   "residual"};
 constexpr size_t kRoles = std::size(kRoleNames);
 
 constexpr bool has_dtype_of_results(Role role) {
   return role == Role::input || role == Role::experts;
+}
+
+constexpr bool has_shape_of_results(Role role) {
+  return role == Role::input || role == Role::residual;
+}
+
+// With a row, or several, for each of the results; not an operand.
+constexpr bool is_activation(Role role) {
+  return has_shape_of_results(role) || role == Role::experts;
 }
 
 // Its other dimensions are those of the results, or broadcast to them.
@@ -56,6 +66,7 @@ enum class Passing : uint8_t {
   optional,   // Tensor?
   defaulted,  // Tensor?=None
   keyword,    // Tensor?=None, after `*`
+  extra,      // that, and the usual call has none
 };
 
 struct TensorSpec {
@@ -64,8 +75,7 @@ struct TensorSpec {
   Passing passing = Passing::required;
 };
 
-// A result has the dtype of the op's inputs and the shape of one of them (of experts: without
-// top_k).
+// A result has the dtype and the shape of an input or a residual (of experts: without top_k).
 struct ResultSpec {
   const char* name;
   const char* like;
@@ -100,6 +110,15 @@ struct OpTable {
   Op segment_op = op;
   uint8_t positional = 0;  // tensors that come before eps
 };
+
+// See tensor_type.
+inline uint32_t result_types(const OpTable& op, uint32_t tensor_types) {
+  uint32_t types = 0;
+  for (size_t r = 0; r < op.results.size(); ++r) {
+    types |= pack_tensor_type(int(r), tensor_type(tensor_types, op.likes[r]));
+  }
+  return types;
+}
 
 constexpr bool has_option(std::span<const Option> options, Option wanted) {
   for (const Option option : options) {
@@ -148,7 +167,7 @@ template <typename Table>
 consteval bool results_are_like_inputs() {
   for (const ResultSpec& result : Table::kResults) {
     const size_t like = number_of<Table>(result.like);
-    if (like == std::size(Table::kTensors) || !has_dtype_of_results(Table::kTensors[like].role)) {
+    if (like == std::size(Table::kTensors) || !is_activation(Table::kTensors[like].role)) {
       return false;
     }
   }
@@ -221,7 +240,7 @@ consteval OpTable table_of(Op op) {
     table.likes[r] = uint8_t(number_of<Table>(Table::kResults[r].like));
   }
   for (const TensorSpec& tensor : Table::kTensors) {
-    table.positional += tensor.passing != Passing::keyword;
+    table.positional += tensor.passing < Passing::keyword;
   }
   return table;
 }

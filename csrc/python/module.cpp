@@ -26,15 +26,30 @@ py::dict ops() {
   return result;
 }
 
-// Each op's results with the names of the tensors that they are like.
-py::dict results() {
+// The tensors that results are like, by op and result.
+py::dict likes() {
   py::dict result;
   for (const mlxnorm::OpTable& op : mlxnorm::kOps) {
-    py::dict likes;
+    py::dict names;
     for (const mlxnorm::ResultSpec& spec : op.results) {
-      likes[spec.name] = spec.like;
+      names[spec.name] = spec.like;
     }
-    result[mlxnorm::op_name(op.op)] = likes;
+    result[mlxnorm::op_name(op.op)] = names;
+  }
+  return result;
+}
+
+// Those that the usual call does not have, of each op.
+py::dict extras() {
+  py::dict result;
+  for (const mlxnorm::OpTable& op : mlxnorm::kOps) {
+    py::list names;
+    for (const mlxnorm::TensorSpec& tensor : op.tensors) {
+      if (tensor.passing == mlxnorm::Passing::extra) {
+        names.append(tensor.name);
+      }
+    }
+    result[mlxnorm::op_name(op.op)] = names;
   }
   return result;
 }
@@ -64,7 +79,8 @@ struct OwnedRecord {
 
 PYBIND11_MODULE(_C, m) {
   m.def("ops", ops);
-  m.def("results", results);
+  m.def("extras", extras);
+  m.def("likes", likes);
   m.def("roles", roles);
   py::class_<OwnedRecord>(m, "RmsNormRecord")
       .def(py::init([](const at::Tensor& like, at::ScalarType dtype, int64_t rows, int64_t dim,

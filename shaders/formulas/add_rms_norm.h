@@ -1,5 +1,5 @@
-// r = x + residual
-// out = N(r, weight)
+// r = beta * residual + alpha * activation(gate) * x
+// out = N(r, weight) * (next_scale_offset + next_scale) + next_shift
 // residual_out = r
 #pragma once
 
@@ -9,18 +9,19 @@ namespace mlxnorm {
 namespace formula {
 
 struct add_rms_norm {
-  enum Tensor { kX, kResidual, kWeight, kTensors };
+  enum Tensor { kX, kResidual, kWeight, kGate, kNextScale, kNextShift, kTensors };
   enum Result { kOut, kResidualOut, kResults };
   enum { kSums = 1, kKeepFirst = 1 };
 
   template <typename Piece, typename Values = typename Piece::Values>
   static METAL_FUNC Values first_sum(Piece piece) {
-    return piece.rounded(piece.input(kX) + piece.input(kResidual));
+    return gated_sum(piece, kResidual, piece.input(kX), kGate);
   }
 
   template <typename Piece, typename Values = typename Piece::Values>
   static METAL_FUNC Results<Values, kResults> finish(Piece piece, Values r) {
-    return {{norm(piece, r, kWeight), r}};
+    const Values n = norm(piece, r, kWeight);
+    return {{modulated(piece, n, kNextScale, kNextShift, kNextScaleOffset), r}};
   }
 };
 

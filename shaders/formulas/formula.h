@@ -2,7 +2,7 @@
 //
 // A formula is a struct of static functions that are called for each piece of a row that a thread
 // handles at once; shaders/piece.h and csrc/cpu/isa/piece.h have a Piece each. Its Values are
-// float32, with +, -, *, / and exp_of_negative(x). No base classes: Metal has none.
+// float32, with +, -, *, /, exp_of_negative(x) and tanh(x). No base classes: Metal has none.
 //
 //   enum Tensor, Result         the op's tensors and results, in the order of its table (csrc/ops/)
 //   first_sum(piece)            what the first sum of squares is over; kKeepFirst if that is more
@@ -107,20 +107,26 @@ METAL_FUNC Values shifted(Piece piece, Values x, int shift) {
   return x + piece.operand(shift);
 }
 
-// x * (scale_offset + scale) + shift
+// x * (offset + scale) + shift, as far as scale and shift are there.
 template <typename Piece, typename Values>
-METAL_FUNC Values modulated(Piece piece, Values x, int scale, int shift) {
-  const Values s = piece.operand(scale);
-  const float offset = piece.number(kScaleOffset);
-  switch (piece.choice(kModulation)) {
-    case kSteps:
-      x = piece.rounded(x * piece.rounded_as(scale, s + offset));
-      break;
-    case kAddcmul:
-      x = piece.rounded(x * offset + x * s);
-      break;
-    default:  // kOnce
-      x = x * (s + offset);
+METAL_FUNC Values modulated(Piece piece, Values x, int scale, int shift, Number offset) {
+  if (!piece.has(scale) && !piece.has(shift)) {
+    return x;
+  }
+  x = piece.rounded(x);
+  if (piece.has(scale)) {
+    const Values s = piece.operand(scale);
+    const float o = piece.number(offset);
+    switch (piece.choice(kModulation)) {
+      case kSteps:
+        x = piece.rounded(x * piece.rounded_as(scale, s + o));
+        break;
+      case kAddcmul:
+        x = piece.rounded(x * o + x * s);
+        break;
+      default:  // kOnce
+        x = x * (s + o);
+    }
   }
   return shifted(piece, x, shift);
 }
@@ -163,6 +169,37 @@ METAL_FUNC Values activated(Piece piece, int operand) {
     return piece.operand(operand);
   }
   return piece.rounded_as(operand, apply(activation, piece.operand(operand)));
+}
+
+// gate_activation(gate)
+template <typename Piece, typename Values = typename Piece::Values>
+METAL_FUNC Values activated_gate(Piece piece, int gate) {
+  const Values g = piece.operand(gate);
+  switch (piece.choice(kGateActivation)) {
+    case kGateTanh:
+      return piece.rounded_as(gate, tanh(g));
+    case kGateSigmoid:
+      return piece.rounded_as(gate, apply(kSigmoid, g));
+    default:
+      return g;
+  }
+}
+
+// beta * residual + alpha * gate_activation(gate) * branch
+template <typename Piece, typename Values>
+METAL_FUNC Values gated_sum(Piece piece, int residual, Values branch, int gate) {
+  const float alpha = piece.number(kAlpha), beta = piece.number(kBeta);
+  Values r = piece.operand(residual);
+  if (piece.has(gate)) {
+    branch = piece.rounded(branch * activated_gate(piece, gate));
+  }
+  if (alpha != 1.0f) {
+    branch = piece.rounded(branch * alpha);
+  }
+  if (beta != 1.0f) {
+    r = piece.rounded_as(residual, r * beta);
+  }
+  return piece.rounded_as(residual, r + branch);
 }
 
 // x * activation(gate), where gate is an input: in float32, however intermediates are rounded.

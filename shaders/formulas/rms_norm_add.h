@@ -1,4 +1,4 @@
-// out = (residual + N(x, weight)) * scale
+// out = (beta * residual + alpha * activation(gate) * N(x, weight)) * scale
 #pragma once
 
 #include "formula.h"
@@ -7,7 +7,7 @@ namespace mlxnorm {
 namespace formula {
 
 struct rms_norm_add {
-  enum Tensor { kX, kResidual, kWeight, kScale, kTensors };
+  enum Tensor { kX, kResidual, kWeight, kScale, kGate, kTensors };
   enum Result { kOut, kResults };
   enum { kSums = 1, kKeepFirst = 0 };
 
@@ -18,7 +18,8 @@ struct rms_norm_add {
 
   template <typename Piece, typename Values = typename Piece::Values>
   static METAL_FUNC Results<Values, kResults> finish(Piece piece, Values x) {
-    return {{scaled(piece, plus_norm(piece, kResidual, x, kWeight), kScale)}};
+    const Values n = piece.rounded(norm(piece, x, kWeight));
+    return {{scaled(piece, gated_sum(piece, kResidual, n, kGate), kScale)}};
   }
 };
 

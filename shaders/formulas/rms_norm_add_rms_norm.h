@@ -1,6 +1,6 @@
-// r = (residual + N(x, weight)) * scale
+// r = (beta * residual + alpha * activation(gate) * N(x, weight)) * scale
 // residual_out = r
-// out = N(r, next_weight)
+// out = N(r, next_weight) * (next_scale_offset + next_scale) + next_shift
 #pragma once
 
 #include "formula.h"
@@ -9,7 +9,17 @@ namespace mlxnorm {
 namespace formula {
 
 struct rms_norm_add_rms_norm {
-  enum Tensor { kX, kResidual, kWeight, kNextWeight, kScale, kTensors };
+  enum Tensor {
+    kX,
+    kResidual,
+    kWeight,
+    kNextWeight,
+    kScale,
+    kGate,
+    kNextScale,
+    kNextShift,
+    kTensors
+  };
   enum Result { kResidualOut, kOut, kResults };
   enum { kSums = 2, kKeepFirst = 0 };
 
@@ -20,12 +30,15 @@ struct rms_norm_add_rms_norm {
 
   template <typename Piece, typename Values = typename Piece::Values>
   static METAL_FUNC Values second_sum(Piece piece, Values x) {
-    return piece.rounded(scaled(piece, plus_norm(piece, kResidual, x, kWeight), kScale));
+    const Values n = piece.rounded(norm(piece, x, kWeight));
+    return piece.rounded_as(kResidual,
+                            scaled(piece, gated_sum(piece, kResidual, n, kGate), kScale));
   }
 
   template <typename Piece, typename Values = typename Piece::Values>
   static METAL_FUNC Results<Values, kResults> finish(Piece piece, Values r) {
-    return {{r, norm(piece, r, kNextWeight)}};
+    const Values n = norm(piece, r, kNextWeight);
+    return {{r, modulated(piece, n, kNextScale, kNextShift, kNextScaleOffset)}};
   }
 };
 

@@ -18,8 +18,7 @@ struct rms_norm_modulate {
 
   template <typename Piece, typename Values = typename Piece::Values>
   static METAL_FUNC Results<Values, kResults> finish(Piece piece, Values x) {
-    const Values n = piece.rounded(norm(piece, x, kWeight));
-    return {{modulated(piece, n, kScale, kShift)}};
+    return {{modulated(piece, norm(piece, x, kWeight), kScale, kShift, kScaleOffset)}};
   }
 };
 

@@ -174,6 +174,9 @@ inline Block each_twice(Vec vec) {
   }
   return {Vec::loadu(pairs), Vec::loadu(pairs + kVec / 2)};
 }
+inline Block tanh(Block a) {
+  return {a.low.tanh(), a.high.tanh()};
+}
 inline Block fma(float a, Block b, Block c) {
   return {at::vec::fmadd(b.low, Vec(a), c.low), at::vec::fmadd(b.high, Vec(a), c.high)};
 }

@@ -15,42 +15,80 @@ constexpr auto kTensorNumbers = std::make_index_sequence<std::size(Table::kTenso
 template <typename Table>
 constexpr auto kResultNumbers = std::make_index_sequence<std::size(Table::kResults)>();
 
-template <typename Table, typename T, bool kPlain, size_t t>
+template <typename Table, typename T, Calls kCalls, size_t t>
 inline const void* tensor_of_row(const NormArguments& call, int64_t row) {
   constexpr Role role = Table::kTensors[t].role;
-  if constexpr (kPlain && role == Role::weight) {
+  if constexpr (kCalls == Calls::plain && role == Role::weight) {
     return call.tensors[t];
   }
-  if constexpr (kPlain && role == Role::bias) {
+  if constexpr (kCalls != Calls::any && Table::kTensors[t].passing == Passing::extra) {
     return nullptr;
   }
-  const int64_t size = has_dtype_of_results(role)
-                           ? sizeof(T)
-                           : element_size(tensor_type(call.layout.tensor_types, t));
+  const int64_t size =
+      has_dtype_of_results(role) || (kCalls != Calls::any && role == Role::residual)
+          ? sizeof(T)
+          : element_size(tensor_type(call.layout.tensor_types, t));
   return static_cast<const char*>(call.tensors[t]) +
          row_offset(call.layout.tensors[t], uint64_t(row)) * size;
 }
 
-template <typename Table, typename T, bool kPlain, size_t... t, size_t... r>
+// The type of a result, known when this is compiled but for those that are like a residual.
+template <typename Table, typename T, Calls kCalls, size_t r>
+inline TensorType result_type(const NormArguments& call) {
+  constexpr size_t like = number_of<Table>(Table::kResults[r].like);
+  if constexpr (kCalls == Calls::any && Table::kTensors[like].role == Role::residual) {
+    return tensor_type(call.layout.tensor_types, like);
+  }
+  return kTensorType<T>;
+}
+
+template <typename Table, typename T, Calls kCalls, size_t r>
+inline void* result_of_row(const NormArguments& call, int64_t row) {
+  return static_cast<char*>(call.results[r]) +
+         row_offset(call.layout.results[r], uint64_t(row)) *
+             element_size(result_type<Table, T, kCalls, r>(call));
+}
+
+template <typename Table, typename T, Calls kCalls, size_t... t, size_t... r>
 inline Row<Table, T> row_of(const NormArguments& call, int64_t row, std::index_sequence<t...>,
                             std::index_sequence<r...>) {
-  return {
-      {tensor_of_row<Table, T, kPlain, t>(call, row)...},
-      {static_cast<T*>(call.results[r]) + row_offset(call.layout.results[r], uint64_t(row))...}};
+  return {{tensor_of_row<Table, T, kCalls, t>(call, row)...},
+          {result_of_row<Table, T, kCalls, r>(call, row)...}};
 }
 
-template <typename Table, typename T, bool kPlain>
+template <typename Table, typename T, Calls kCalls>
 inline Row<Table, T> row_of(const NormArguments& call, int64_t row) {
-  return row_of<Table, T, kPlain>(call, row, kTensorNumbers<Table>, kResultNumbers<Table>);
+  return row_of<Table, T, kCalls>(call, row, kTensorNumbers<Table>, kResultNumbers<Table>);
 }
 
-// What of a row is large: inputs and experts.
-template <typename Table, typename T, size_t... t>
+// f(number, row) of each result, with its row as what it is made of: T or, of one that is like a
+// residual, float32.
+template <typename Table, typename T, Calls kCalls, typename F, size_t... r>
+[[gnu::always_inline]] inline void for_each_result(const NormArguments& call,
+                                                   const Row<Table, T>& row, const F& f,
+                                                   std::index_sequence<r...>) {
+  const auto call_with_type = [&](auto number) {
+    constexpr size_t i = number();
+    if (result_type<Table, T, kCalls, i>(call) == kTensorType<T>) {
+      f(i, static_cast<T*>(row.results[i]));
+    } else {
+      f(i, static_cast<float*>(row.results[i]));
+    }
+  };
+  (call_with_type(std::integral_constant<size_t, r>()), ...);
+}
+
+// What of a row is large: inputs, residuals and experts.
+template <typename Table, typename T, Calls kCalls, size_t... t>
 inline void prefetch_inputs(const NormArguments& call, const Row<Table, T>& row, int64_t i,
                             std::index_sequence<t...>) {
   const auto prefetch = [&](auto number) {
-    if constexpr (has_dtype_of_results(Table::kTensors[number()].role)) {
+    constexpr Role role = Table::kTensors[number()].role;
+    if constexpr (has_dtype_of_results(role) || (kCalls != Calls::any && role == Role::residual)) {
       prefetch_block(static_cast<const T*>(row.tensors[number()]) + i);
+    } else if constexpr (role == Role::residual) {
+      with_type<T>(tensor_type(call.layout.tensor_types, number()), row.tensors[number()],
+                   [i](auto* values) { prefetch_block(values + i); });
     }
   };
   const auto prefetch_further_experts = [&](auto number) {
@@ -70,10 +108,10 @@ inline void prefetch_inputs(const NormArguments& call, const Row<Table, T>& row,
 template <typename Table, typename T>
 inline void prefetch_row(const NormArguments& call, const Row<Table, T>& row, int64_t i,
                          bool streaming) {
-  prefetch_inputs<Table, T>(call, row, i, kTensorNumbers<Table>);
+  prefetch_inputs<Table, T, Calls::usual>(call, row, i, kTensorNumbers<Table>);
   if (!streaming) {
-    for (T* result : row.results) {
-      prefetch_block</*kForWriting=*/true>(result + i);
+    for (void* result : row.results) {
+      prefetch_block</*kForWriting=*/true>(static_cast<T*>(result) + i);
     }
   }
 }
@@ -107,25 +145,26 @@ inline Row<Table, T> head_of(const NormArguments& call, Row<Table, T> row, int64
       row.tensors[t] =
           static_cast<const char*>(row.tensors[t]) + head * call.layout.steps[t] * size;
     }
-    row.results[0] += head * head_dim(call.layout);
+    row.results[0] = static_cast<T*>(row.results[0]) + head * head_dim(call.layout);
   }
   return row;
 }
 
 // The parts of a head: two halves or all of what is rotated, and what passes through. Both of a
 // pair are read before either is written.
-template <typename Formula, bool kPlain, typename Table, typename T, typename Store,
+template <typename Formula, Calls kCalls, typename Table, typename T, typename Store,
           typename Prefetch>
 inline void finish_head(const NormArguments& call, const Row<Table, T>& head, float inverse_rms,
                         const Store& store, const Prefetch& prefetch) {
+  T* const result = static_cast<T*>(head.results[0]);
   const auto piece_at = [&](int64_t i, auto... n) {
-    return Piece<Table, T, kPlain, sizeof...(n) == 0>{call, head, inverse_rms, i, n...};
+    return Piece<Table, T, kCalls, sizeof...(n) == 0>{call, head, inverse_rms, i, n...};
   };
   const auto normed = [&](auto piece) {
     return Formula::finish(piece, Formula::first_sum(piece)).values[0];
   };
   const auto rotate = [&](auto piece, Block y, Block turned, auto... n) {
-    store(head.results[0] + piece.i, Formula::rotate(piece, y, turned).values[0], n...);
+    store(result + piece.i, Formula::rotate(piece, y, turned).values[0], n...);
   };
   const int64_t rotated = call.layout.rotated, half = rotated / 2;
   if (choice_in(call.options.choices, kInterleaved)) {
@@ -148,12 +187,14 @@ inline void finish_head(const NormArguments& call, const Row<Table, T>& head, fl
   for_each_block(head_dim(call.layout) - rotated, [&](int64_t i, auto... n) {
     prefetch(rotated + i);
     const auto piece = piece_at(rotated + i, n...);
-    store(head.results[0] + piece.i, normed(piece), n...);
+    store(result + piece.i, normed(piece), n...);
   });
 }
 
-template <typename Table, typename Formula, typename T, bool kPlain>
-void norm_rows(const NormArguments& call, int64_t begin, int64_t end, float* scratch) {
+// Flat: what is not inlined passes its blocks through memory.
+template <typename Table, typename Formula, typename T, Calls kCalls>
+[[gnu::flatten]] void norm_rows(const NormArguments& call, int64_t begin, int64_t end,
+                                float* scratch) {
   const int64_t dim = call.layout.dim;
   const InverseRms inverse_rms_of(dim, call.options.eps);
   // Parts of heads may end within a block.
@@ -161,11 +202,11 @@ void norm_rows(const NormArguments& call, int64_t begin, int64_t end, float* scr
       call.streaming && (!Rotates<Formula>::value || has_whole_parts(call.layout));
   const int64_t rows_ahead = prefetch_distance<T>(dim);
   for (int64_t row = begin; row < end; ++row) {
-    const Row<Table, T> here = row_of<Table, T, kPlain>(call, row);
+    const Row<Table, T> here = row_of<Table, T, kCalls>(call, row);
     float inverse_rms = 0.0f;
     // A number of elements is given for the last piece, when it is not whole.
     const auto piece_at = [&](int64_t i, auto... n) {
-      return Piece<Table, T, kPlain, sizeof...(n) == 0>{call, here, inverse_rms, i, n...};
+      return Piece<Table, T, kCalls, sizeof...(n) == 0>{call, here, inverse_rms, i, n...};
     };
     // Of the piece at hand, what the last sum was over.
     const auto first_again = [&](auto piece) {
@@ -193,7 +234,7 @@ void norm_rows(const NormArguments& call, int64_t begin, int64_t end, float* scr
       inverse_rms = inverse_rms_of(sum_of_squares<T>(dim, second));
     }
 
-    const auto store = [&](T* result, Block values, auto... n) {
+    const auto store = [&](auto* result, Block values, auto... n) {
       if constexpr (sizeof...(n) == 0) {
         if (streaming) {
           return stream_block(result, values);
@@ -202,11 +243,11 @@ void norm_rows(const NormArguments& call, int64_t begin, int64_t end, float* scr
       store_block(result, values, n...);
     };
     // Rows to come are fetched while this one, already in the cache, is written.
-    const Row<Table, T> later = row_of<Table, T, kPlain>(call, std::min(row + rows_ahead, end - 1));
+    const Row<Table, T> later = row_of<Table, T, kCalls>(call, std::min(row + rows_ahead, end - 1));
     if constexpr (Rotates<Formula>::value) {
       for (int64_t head = 0; head < call.layout.heads; ++head) {
         const Row<Table, T> ahead = head_of(call, later, head);
-        finish_head<Formula, kPlain>(
+        finish_head<Formula, kCalls>(
             call, head_of(call, here, head), inverse_rms, store,
             [&](int64_t i) { prefetch_row<Table, T>(call, ahead, i, streaming); });
       }
@@ -215,17 +256,19 @@ void norm_rows(const NormArguments& call, int64_t begin, int64_t end, float* scr
     const auto finish = [&](int64_t i, auto... n) {
       const auto piece = piece_at(i, n...);
       const auto results = Formula::finish(piece, last_again(piece));
-      for (int r = 0; r < Formula::kResults; ++r) {
-        store(here.results[r] + i, results.values[r], n...);
-      }
+      const auto write = [&](size_t r, auto* values) {
+        store(values + i, results.values[r], n...);
+      };
+      for_each_result<Table, T, kCalls>(call, here, write, kResultNumbers<Table>);
     };
     int64_t i = 0;
     for (; i + kBlock <= dim; i += kBlock) {
-      prefetch_inputs<Table, T>(call, later, i, kTensorNumbers<Table>);
+      prefetch_inputs<Table, T, kCalls>(call, later, i, kTensorNumbers<Table>);
       if (!streaming) {
-        for (int r = 0; r < Formula::kResults; ++r) {
-          prefetch_block</*kForWriting=*/true>(later.results[r] + i);
-        }
+        for_each_result<Table, T, kCalls>(
+            call, later,
+            [i](size_t /*r*/, auto* values) { prefetch_block</*kForWriting=*/true>(values + i); },
+            kResultNumbers<Table>);
       }
       finish(i);
     }
@@ -238,29 +281,35 @@ void norm_rows(const NormArguments& call, int64_t begin, int64_t end, float* scr
   }
 }
 
-// GCC would otherwise call the parts of a rotation, with blocks in memory.
-template <typename Table, typename Formula, typename T, bool kPlain>
-[[gnu::flatten]] void rotated_rows(const NormArguments& call, int64_t begin, int64_t end,
-                                   float* scratch) {
-  norm_rows<Table, Formula, T, kPlain>(call, begin, end, scratch);
+// Nothing is extra, no factor is another than 1, and a residual has the dtype of the inputs.
+template <typename Table, typename T>
+bool is_usual(const NormArguments& call) {
+  for (size_t t = 0; t < std::size(Table::kTensors); ++t) {
+    if (has_bit(kResiduals<Table>, int(t)) &&
+        tensor_type(call.layout.tensor_types, int(t)) != kTensorType<T>) {
+      return false;
+    }
+    if (has_bit(kExtras<Table>, int(t)) && call.tensors[t] != nullptr) {
+      return false;
+    }
+  }
+  for (const Number factor : {kAlpha, kBeta}) {
+    if (has_option(Table::kOptions, factor) && call.options.numbers[factor] != 1.0f) {
+      return false;
+    }
+  }
+  return true;
 }
 
-template <typename Table, typename Formula, typename T, bool kPlain>
-constexpr auto kRows = Rotates<Formula>::value ? rotated_rows<Table, Formula, T, kPlain>
-                                               : norm_rows<Table, Formula, T, kPlain>;
-
-// The usual call, for which there are kernels that need not ask: every weight is there in the dtype
-// of the inputs, one row that all share, there is no bias and no activation of the result, and no
-// value of theirs is rounded on the way (in float32 none ever is).
+// Of usual calls: every weight is there in the dtype of the inputs, one row that all share, no
+// value of theirs is rounded on the way (in float32 none ever is), and the result has no
+// activation.
 template <typename Table, typename T>
 bool is_plain(const NormArguments& call) {
   for (size_t t = 0; t < std::size(Table::kTensors); ++t) {
-    const TensorType type = tensor_type(call.layout.tensor_types, int(t));
     if (has_bit(kWeights<Table>, int(t)) &&
-        (type != kTensorType<T> || !is_one_row(call.layout.tensors[t]))) {
-      return false;
-    }
-    if (has_bit(kBiases<Table>, int(t)) && type != kAbsent) {
+        (tensor_type(call.layout.tensor_types, int(t)) != kTensorType<T> ||
+         !is_one_row(call.layout.tensors[t]))) {
       return false;
     }
   }
@@ -274,13 +323,18 @@ bool is_plain(const NormArguments& call) {
 
 template <typename Table, typename Formula, typename T>
 NormKernel select_kernel(const NormArguments& call) {
-  using AnyPiece = Piece<Table, T, false, true>;
+  using AnyPiece = Piece<Table, T, Calls::any, true>;
   constexpr bool kHasSecond = requires(AnyPiece piece, Block x) { Formula::second_sum(piece, x); };
   static_assert(kHasSecond == (Formula::kSums == 2), "a second sum that nobody would take");
   constexpr bool kKeepsRows = Formula::kKeepFirst || Formula::kSums == 2;
-  return {
-      is_plain<Table, T>(call) ? kRows<Table, Formula, T, true> : kRows<Table, Formula, T, false>,
-      kKeepsRows};
+  if constexpr (kExtras<Table> != 0 || kResiduals<Table> != 0) {
+    if (!is_usual<Table, T>(call)) {
+      return {norm_rows<Table, Formula, T, Calls::any>, kKeepsRows};
+    }
+  }
+  return {is_plain<Table, T>(call) ? norm_rows<Table, Formula, T, Calls::plain>
+                                   : norm_rows<Table, Formula, T, Calls::usual>,
+          kKeepsRows};
 }
 
 template <typename Table, typename Formula>

@@ -20,34 +20,40 @@ constexpr TensorType kTensorType = std::is_same_v<T, float>       ? kFloat32
                                    : std::is_same_v<T, c10::Half> ? kFloat16
                                                                   : kBFloat16;
 
-// The tensors of an op with a role for which that holds, a bit for each.
+// The tensors of an op for which that holds, a bit for each.
 template <typename Table>
-consteval uint32_t tensors_that(bool (*holds)(Role)) {
+consteval uint32_t tensors_that(bool (*holds)(TensorSpec)) {
   uint32_t bits = 0;
   for (size_t t = 0; t < std::size(Table::kTensors); ++t) {
-    bits |= uint32_t(holds(Table::kTensors[t].role)) << t;
+    bits |= uint32_t(holds(Table::kTensors[t])) << t;
   }
   return bits;
 }
 
 template <typename Table>
-constexpr uint32_t kWeights = tensors_that<Table>([](Role role) { return role == Role::weight; });
+constexpr uint32_t kWeights =
+    tensors_that<Table>([](TensorSpec tensor) { return tensor.role == Role::weight; });
 template <typename Table>
-constexpr uint32_t kBiases = tensors_that<Table>([](Role role) { return role == Role::bias; });
+constexpr uint32_t kResiduals =
+    tensors_that<Table>([](TensorSpec tensor) { return tensor.role == Role::residual; });
 template <typename Table>
-constexpr uint32_t kMaybeScalars = tensors_that<Table>(may_be_scalar);
+constexpr uint32_t kExtras =
+    tensors_that<Table>([](TensorSpec tensor) { return tensor.passing == Passing::extra; });
+template <typename Table>
+constexpr uint32_t kMaybeScalars =
+    tensors_that<Table>([](TensorSpec tensor) { return may_be_scalar(tensor.role); });
 
 // An activation is of the scale or the gate, an input, where there is one; else of the result.
 template <typename Table>
-constexpr bool kActivatesResult = std::popcount(tensors_that<Table>([](Role role) {
-                                    return role == Role::input || may_be_scalar(role);
+constexpr bool kActivatesResult = std::popcount(tensors_that<Table>([](TensorSpec tensor) {
+                                    return tensor.role == Role::input || may_be_scalar(tensor.role);
                                   })) == 1;
 
 // Where the tensors of one row begin.
 template <typename Table, typename T>
 struct Row {
   const void* tensors[std::size(Table::kTensors)];
-  T* results[std::size(Table::kResults)];
+  void* results[std::size(Table::kResults)];
 };
 
 // f(values), with values as what the tensor is made of: mostly the inputs' T, which is asked for
@@ -67,9 +73,14 @@ template <typename T, typename F>
   }
 }
 
-// kPlain: see is_plain in norm_rows.h. kWhole: it does not run past the end of the row.
-template <typename Table, typename T, bool kPlain, bool kWhole>
+// The calls that a kernel is for: it need not ask for what they do not have. See is_usual and
+// is_plain in norm_rows.h.
+enum class Calls { any, usual, plain };
+
+// kWhole: it does not run past the end of the row.
+template <typename Table, typename T, Calls kCalls, bool kWhole>
 struct Piece {
+  static constexpr bool kUsual = kCalls != Calls::any, kPlain = kCalls == Calls::plain;
   using Values = Block;
   using Index = int64_t;
 
@@ -82,13 +93,15 @@ struct Piece {
   Block input(int t) const { return load(static_cast<const T*>(row.tensors[t])); }
 
   bool has(int t) const {
-    const bool is_plain_bias = kPlain && has_bit(kBiases<Table>, t);
-    return is_plain_weight(t) || (!is_plain_bias && call.tensors[t] != nullptr);
+    if (kUsual && has_bit(kExtras<Table>, t)) {
+      return false;
+    }
+    return is_plain_weight(t) || call.tensors[t] != nullptr;
   }
 
   Block operand(int t) const {
-    if (is_plain_weight(t)) {
-      return load(static_cast<const T*>(row.tensors[t]));
+    if (is_plain_weight(t) || (kUsual && has_bit(kResiduals<Table>, t))) {
+      return input(t);
     }
     if (has_bit(kMaybeScalars<Table>, t) && has_bit(call.layout.scalars, t)) {
       return filled(element(t, 0));
@@ -117,7 +130,10 @@ struct Piece {
   }
   int64_t top_k() const { return call.layout.top_k; }
 
-  float number(Number which) const { return call.options.numbers[which]; }
+  float number(Number which) const {
+    const bool is_factor = which == kAlpha || which == kBeta;
+    return kUsual && is_factor ? 1.0f : call.options.numbers[which];
+  }
   uint32_t choice(Choice which) const {
     const bool rounds = which == kCastingMode || which == kRoundIntermediates;
     const bool is_of_result = which == kActivation && kActivatesResult<Table>;
@@ -132,6 +148,9 @@ struct Piece {
 
   // Also in plain calls: of float32, beside an operand of 16 bits.
   Block rounded_as(int t, Block x) const {
+    if (kUsual && has_bit(kResiduals<Table>, t)) {
+      return rounded(x);
+    }
     if (!choice_in(call.options.choices, kRoundIntermediates)) {
       return x;
     }
