@@ -17,6 +17,7 @@ from torch import Tensor
 from torch_mlxnorm import (
     add_rms_norm,
     gated_rms_norm,
+    qkv_norm_rope,
     rms_norm,
     rms_norm_add,
     rms_norm_add_rms_norm,
@@ -169,7 +170,7 @@ def llama(x: Tensor, weight: Tensor) -> Tensor:
     return weight * normalized(x.float()).to(x.dtype)
 
 
-def gemma(x: Tensor, weight: Tensor) -> Tensor:
+def gemma_norm(x: Tensor, weight: Tensor) -> Tensor:
     """Gemma3nRMSNorm, transformers."""
     return (normalized(x.float()) * weight.float()).to(x.dtype)
 
@@ -213,7 +214,7 @@ def minimax(y: Tensor, h: Tensor, weight: Tensor) -> Tensor:
 
 def gemma_3n(y: Tensor, h: Tensor, weight: Tensor) -> Tensor:
     """Gemma3nTextDecoderLayer, transformers, with laurel's output in `h` already."""
-    return (h + gemma(y, weight)) / math.sqrt(2)
+    return (h + gemma_norm(y, weight)) / math.sqrt(2)
 
 
 def gemma_3n_of_ours(scale: float) -> Callable[..., Tensor]:
@@ -257,9 +258,7 @@ def flux(q: Tensor, weight: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def transformers(q: Tensor, weight: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    q = transformers_norm(q, weight)
-    front, rest = q[..., : cos.shape[-1]], q[..., cos.shape[-1] :]
-    return torch.cat([front * cos + rotate_half(front) * sin, rest], dim=-1)
+    return rotated(transformers_norm(q, weight), cos, sin)
 
 
 def comfy(q: Tensor, weight: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -268,11 +267,67 @@ def comfy(q: Tensor, weight: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.addcmul(q * cos, rotate_half(q), sin)
 
 
-def summands(turned: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+def centered_norm(x: Tensor, weight: Tensor) -> Tensor:
+    """Gemma3RMSNorm and Qwen3NextRMSNorm, transformers."""
+    variance = x.float().pow(2).mean(-1, keepdim=True)
+    return (x.float() * torch.rsqrt(variance + 1e-6) * (1.0 + weight.float())).type_as(x)
+
+
+def rotated(q: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """apply_rotary_pos_emb, transformers, of the front of a row."""
+    front, rest = q[..., : cos.shape[-1]], q[..., cos.shape[-1] :]
+    return torch.cat([front * cos + rotate_half(front) * sin, rest], dim=-1)
+
+
+def centered(q: Tensor, weight: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    return rotated(centered_norm(q, weight), cos, sin)
+
+
+def gemma4(q: Tensor, weight: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Gemma4TextAttention: four heads of queries, two of keys and two of values."""
+    queries, keys = gemma_norm(q, weight), gemma_norm(q[:, :2], 0.5 * weight)
+    values = gemma_norm(q[:, 2:], torch.ones_like(weight))
+    return torch.cat([rotated(queries, cos, sin), rotated(keys, cos, sin), values], dim=1)
+
+
+def gemma4_fused(**options: Any) -> Callable[..., Tensor]:
+    def run(q: Tensor, weight: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        usual = {"rope_rounding": "products", "round_intermediates": True}
+        weights = weight, 0.5 * weight
+        return torch.cat(
+            qkv_norm_rope(q, q[:, :2], q[:, 2:], *weights, cos, sin, 1e-5, **usual | options), dim=1
+        )
+
+    return run
+
+
+def qwen_image(q: Tensor, weight: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """apply_rotary_emb_qwen, diffusers, with complex numbers."""
+    q = transformers_norm(q, weight)
+    pairs = torch.view_as_complex(q.float().unflatten(-1, (-1, 2)))
+    turned = pairs * torch.complex(cos[..., ::2].float(), sin[..., ::2].float())
+    return torch.view_as_real(turned).flatten(-2).type_as(q)
+
+
+def ltx_heads(dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """[batch, tokens, heads, dim], a weight for all heads, and angles of each."""
+    angles = 6 * randn(2, 64, 4 * 32, seed=2).repeat_interleave(2, -1).unflatten(-1, (4, 64))
+    weight = 1 + 0.1 * randn(256, dtype=dtype, seed=1)
+    return randn(2, 64, 4, 64, dtype=dtype), weight, angles.cos(), angles.sin()
+
+
+def ltx_attention(q: Tensor, weight: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """LTXVideoAttnProcessor, diffusers."""
+    return flux(q.flatten(-2), weight, cos.flatten(-2), sin.flatten(-2)).reshape(q.shape)
+
+
+def summands(
+    turned: Callable[[Tensor], Tensor], norm: Callable[[Tensor, Tensor], Tensor] = transformers_norm
+) -> Callable[..., Tensor]:
     """What elements of a pair add up to, their signs left out."""
 
     def of(q: Tensor, weight: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        y = transformers_norm(q, weight).double().abs()
+        y = norm(q, weight).double().abs()
         front, rest = y[..., : cos.shape[-1]], y[..., cos.shape[-1] :]
         return torch.cat([front + turned(front).abs(), rest], dim=-1)
 
@@ -351,6 +406,43 @@ MODELS = {
         rope(rope_rounding="addcmul"),
         rope(rope_rounding="products"),
         summands(rotate_half),
+    ),
+    "Gemma 3": Model(
+        lambda dtype: heads(dtype, dtype, 128, interleaved=False),
+        centered,
+        rope(casting_mode="gemma", weight_offset=1.0, rope_rounding="products"),
+        rope(weight_offset=1.0, rope_rounding="products"),
+        summands(rotate_half, centered_norm),
+    ),
+    "Gemma 4, queries, keys and values": Model(
+        lambda dtype: heads(dtype, dtype, 128, interleaved=False),
+        gemma4,
+        gemma4_fused(),
+        gemma4_fused(rope_rounding="once"),
+        lambda *inputs: 4.0,  # the largest summands
+    ),
+    "Qwen3-Next, a quarter": Model(
+        lambda dtype: heads(dtype, dtype, 32, interleaved=False),
+        centered,
+        rope(casting_mode="gemma", weight_offset=1.0, rope_rounding="products", full_tables=True),
+        rope(casting_mode="gemma", weight_offset=1.0, rope_rounding="products"),
+        summands(rotate_half, centered_norm),
+    ),
+    "Qwen-Image": Model(
+        lambda dtype: heads(dtype, torch.float32, 128, interleaved=True),
+        qwen_image,
+        lambda q, w, cos, sin: rope(interleaved=True)(q, w, cos[..., ::2], sin[..., ::2]),
+        lambda q, w, cos, sin: rope()(q, w, cos[..., ::2], sin[..., ::2]),
+        summands(rotate_neighbours),
+    ),
+    "LTX, across heads": Model(
+        ltx_heads,
+        ltx_attention,
+        rope(across_heads=True, interleaved=True),
+        lambda q, w, cos, sin: rope(interleaved=True)(q, w.unflatten(0, (4, 64)), cos, sin),
+        lambda q, w, cos, sin: summands(rotate_neighbours)(
+            q.flatten(-2), w, cos.flatten(-2), sin.flatten(-2)
+        ).reshape(q.shape),
     ),
     "bias, diffusers": Model(
         ltx,
