@@ -191,10 +191,15 @@ inline void finish_head(const NormArguments& call, const Row<Table, T>& head, fl
   });
 }
 
-// Flat: what is not inlined passes its blocks through memory.
+// Flat: what is not inlined passes its blocks through memory. Where vectors are arrays, they are in
+// memory anyway, and all of it in one function takes minutes to compile.
+#if defined(CPU_CAPABILITY_DEFAULT) && defined(__x86_64__)
+#define MLXNORM_FLAT
+#else
+#define MLXNORM_FLAT [[gnu::flatten]]
+#endif
 template <typename Table, typename Formula, typename T, Calls kCalls>
-[[gnu::flatten]] void norm_rows(const NormArguments& call, int64_t begin, int64_t end,
-                                float* scratch) {
+MLXNORM_FLAT void norm_rows(const NormArguments& call, int64_t begin, int64_t end, float* scratch) {
   const int64_t dim = call.layout.dim;
   const InverseRms inverse_rms_of(dim, call.options.eps);
   // Parts of heads may end within a block.
