@@ -60,6 +60,9 @@ struct Piece {
   METAL_FUNC float number(Number which) const { return params->numbers[which]; }
   METAL_FUNC uint choice(Choice which) const { return choice_in(choices, which); }
 
+  METAL_FUNC bool has_kept() const { return false; }
+  METAL_FUNC Values kept() const { return filled(0.0f); }
+
   METAL_FUNC Values filled(float value) const { return splat<T>(value); }
 
   METAL_FUNC Values as_stored(Values x) const { return x.template rounded_as<T>(); }

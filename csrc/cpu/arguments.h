@@ -18,9 +18,9 @@ struct NormArguments {
 };
 
 struct NormKernel {
-  // Rows [begin, end). `scratch` holds scratch_size(dim) floats when keeps_rows, else it is unused.
+  // Rows [begin, end). `scratch` holds so many rows of scratch_size(dim) floats.
   void (*run)(const NormArguments& arguments, int64_t begin, int64_t end, float* scratch);
-  bool keeps_rows;
+  int64_t scratch_rows;
 };
 
 constexpr int64_t kLargestBlock = 32;

@@ -17,10 +17,10 @@ void run_kernel(const NormKernel& kernel, const NormArguments& arguments) {
   parallel_rows(arguments.layout.rows, dim, [&](int64_t begin, int64_t end) {
     std::unique_ptr<float[]> memory;
     void* scratch = nullptr;
-    if (kernel.keeps_rows) {
+    if (kernel.scratch_rows != 0) {
       // On a cache line: vectors that lie across two cost a tenth of the time.
       constexpr size_t kLine = 64;
-      const size_t size = size_t(scratch_size(dim)) * sizeof(float);
+      const size_t size = size_t(kernel.scratch_rows * scratch_size(dim)) * sizeof(float);
       size_t space = size + kLine;
       memory.reset(new float[space / sizeof(float)]);
       scratch = memory.get();

@@ -21,6 +21,7 @@
 //   piece.rounded(x)            rounded as storing it in a tensor would, if round_intermediates
 //   piece.rounded_as(t, x)      the same, as storing it in tensor t would
 //   piece.number(n), choice(c)  the options, see ../abi.h
+//   piece.kept()                what was worked out for rows that share it; piece.has_kept()
 //
 // and the steps below, which are made of these.
 #pragma once
@@ -171,9 +172,12 @@ METAL_FUNC Values activated(Piece piece, int operand) {
   return piece.rounded_as(operand, apply(activation, piece.operand(operand)));
 }
 
-// gate_activation(gate)
+// gate_activation(gate), worked out once where rows share a gate and the device can keep it.
 template <typename Piece, typename Values = typename Piece::Values>
 METAL_FUNC Values activated_gate(Piece piece, int gate) {
+  if (piece.has_kept()) {
+    return piece.kept();
+  }
   const Values g = piece.operand(gate);
   switch (piece.choice(kGateActivation)) {
     case kGateTanh:

@@ -124,6 +124,14 @@ MUTANTS = [
         ("test_heads.py", *VALUES),
     ),
     Mutant(
+        "kept-gate",
+        "a gate that was activated for some rows is taken for that of all",
+        "csrc/cpu/isa/norm_rows.h",
+        "if (here.tensors[kGate] != kept_gate) {",
+        "if (kept_gate == nullptr) {",
+        VALUES,
+    ),
+    Mutant(
         "cpu-second-half",
         "the second of two halves reads the angles past those of the first",
         "csrc/cpu/isa/piece.h",

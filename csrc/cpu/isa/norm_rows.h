@@ -32,6 +32,10 @@ inline const void* tensor_of_row(const NormArguments& call, int64_t row) {
          row_offset(call.layout.tensors[t], uint64_t(row)) * size;
 }
 
+// Is what a sum is over kept, as more than an input as it is?
+template <typename Formula>
+constexpr bool kKeepsRows = Formula::kKeepFirst || Formula::kSums == 2;
+
 // The type of a result, known when this is compiled but for those that are like a residual.
 template <typename Table, typename T, Calls kCalls, size_t r>
 inline TensorType result_type(const NormArguments& call) {
@@ -191,6 +195,20 @@ inline void finish_head(const NormArguments& call, const Row<Table, T>& head, fl
   });
 }
 
+// Do rows that follow one another share the gate, and is it worth keeping once it is activated?
+template <typename Table>
+bool keeps_gate(const NormArguments& call) {
+  constexpr size_t kGate = number_of<Table>("gate");
+  if constexpr (kGate < std::size(Table::kTensors) &&
+                has_option(Table::kOptions, kGateActivation)) {
+    const RowLayout& rows = call.layout.tensors[kGate];
+    return call.tensors[kGate] != nullptr &&
+           choice_in(call.options.choices, kGateActivation) != kNoGateActivation &&
+           call.layout.rows > 1 && row_offset(rows, 0) == row_offset(rows, 1);
+  }
+  return false;
+}
+
 // Flat: what is not inlined passes its blocks through memory. Where vectors are arrays, they are in
 // memory anyway, and all of it in one function takes minutes to compile.
 #if defined(CPU_CAPABILITY_DEFAULT) && defined(__x86_64__)
@@ -206,8 +224,10 @@ MLXNORM_FLAT void norm_rows(const NormArguments& call, int64_t begin, int64_t en
   const bool streaming =
       call.streaming && (!Rotates<Formula>::value || has_whole_parts(call.layout));
   const int64_t rows_ahead = prefetch_distance<T>(dim);
+  const void* kept_gate = nullptr;
+  float* const kept = scratch + (kKeepsRows<Formula> ? scratch_size(dim) : 0);
   for (int64_t row = begin; row < end; ++row) {
-    const Row<Table, T> here = row_of<Table, T, kCalls>(call, row);
+    Row<Table, T> here = row_of<Table, T, kCalls>(call, row);
     float inverse_rms = 0.0f;
     // A number of elements is given for the last piece, when it is not whole.
     const auto piece_at = [&](int64_t i, auto... n) {
@@ -220,6 +240,19 @@ MLXNORM_FLAT void norm_rows(const NormArguments& call, int64_t begin, int64_t en
     const auto last_again = [&](auto piece) {
       return Formula::kSums == 2 ? load_block(scratch + piece.i) : first_again(piece);
     };
+
+    if constexpr (kCalls == Calls::any) {
+      if (keeps_gate<Table>(call)) {
+        constexpr size_t kGate = number_of<Table>("gate");
+        if (here.tensors[kGate] != kept_gate) {
+          kept_gate = here.tensors[kGate];
+          for_each_block(dim, [&](int64_t i, auto... n) {
+            store_block(kept + i, activated_gate(piece_at(i, n...), kGate));
+          });
+        }
+        here.kept = kept;
+      }
+    }
 
     const auto first = [&](int64_t i, auto... n) {
       const Block values = Formula::first_sum(piece_at(i, n...));
@@ -331,15 +364,15 @@ NormKernel select_kernel(const NormArguments& call) {
   using AnyPiece = Piece<Table, T, Calls::any, true>;
   constexpr bool kHasSecond = requires(AnyPiece piece, Block x) { Formula::second_sum(piece, x); };
   static_assert(kHasSecond == (Formula::kSums == 2), "a second sum that nobody would take");
-  constexpr bool kKeepsRows = Formula::kKeepFirst || Formula::kSums == 2;
   if constexpr (kExtras<Table> != 0 || kResiduals<Table> != 0) {
     if (!is_usual<Table, T>(call)) {
-      return {norm_rows<Table, Formula, T, Calls::any>, kKeepsRows};
+      return {norm_rows<Table, Formula, T, Calls::any>,
+              kKeepsRows<Formula> + keeps_gate<Table>(call)};
     }
   }
   return {is_plain<Table, T>(call) ? norm_rows<Table, Formula, T, Calls::plain>
                                    : norm_rows<Table, Formula, T, Calls::usual>,
-          kKeepsRows};
+          kKeepsRows<Formula>};
 }
 
 template <typename Table, typename Formula>

@@ -54,6 +54,7 @@ template <typename Table, typename T>
 struct Row {
   const void* tensors[std::size(Table::kTensors)];
   void* results[std::size(Table::kResults)];
+  const float* kept = nullptr;  // see Piece
 };
 
 // f(values), with values as what the tensor is made of: mostly the inputs' T, which is asked for
@@ -139,6 +140,9 @@ struct Piece {
     const bool is_of_result = which == kActivation && kActivatesResult<Table>;
     return kPlain && (rounds || is_of_result) ? 0 : choice_in(call.options.choices, which);
   }
+
+  bool has_kept() const { return !kUsual && row.kept != nullptr; }
+  Block kept() const { return load_block(row.kept + i); }
 
   Block filled(float value) const { return splat(value); }
 
