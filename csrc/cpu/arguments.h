@@ -18,9 +18,9 @@ struct NormArguments {
 };
 
 struct NormKernel {
-  // Rows [begin, end). `scratch` holds so many rows of scratch_size(dim) floats.
+  // Rows [begin, end). `scratch` holds scratch_rows times scratch_size(dim) floats.
   void (*run)(const NormArguments& arguments, int64_t begin, int64_t end, float* scratch);
-  int64_t scratch_rows;
+  int scratch_rows;
 };
 
 constexpr int64_t kLargestBlock = 32;

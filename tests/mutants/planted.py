@@ -133,11 +133,19 @@ MUTANTS = [
     ),
     Mutant(
         "cpu-second-half",
-        "the second of two halves reads the angles past those of the first",
-        "csrc/cpu/isa/piece.h",
-        "(i < half ? i : i - half)",
-        "i",
+        "the second of two halves is given no angles",
+        "csrc/cpu/isa/norm_rows.h",
+        "store_block(angles + half + i, ",
+        "store_block(angles + i, ",
         VALUES,
+    ),
+    Mutant(
+        "cpu-kept-angles",
+        "every head is rotated by the angles of the first",
+        "csrc/cpu/isa/norm_rows.h",
+        "if (head.tensors[t] != tables_[t]) {",
+        "if (tables_[t] == nullptr) {",
+        ("test_heads.py", *VALUES),
     ),
     Mutant(
         "metal-eps",

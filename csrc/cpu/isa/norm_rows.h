@@ -32,10 +32,6 @@ inline const void* tensor_of_row(const NormArguments& call, int64_t row) {
          row_offset(call.layout.tensors[t], uint64_t(row)) * size;
 }
 
-// Is what a sum is over kept, as more than an input as it is?
-template <typename Formula>
-constexpr bool kKeepsRows = Formula::kKeepFirst || Formula::kSums == 2;
-
 // The type of a result, known when this is compiled but for those that are like a residual.
 template <typename Table, typename T, Calls kCalls, size_t r>
 inline TensorType result_type(const NormArguments& call) {
@@ -154,6 +150,68 @@ inline Row<Table, T> head_of(const NormArguments& call, Row<Table, T> row, int64
   return row;
 }
 
+// In float32, for each element of what is rotated, from a table of any type, for pairs or full.
+// Not inlined: it would take registers from the kernels.
+[[gnu::noinline, gnu::flatten]] void unpack_angles(const NormArguments& call, TensorType type,
+                                                   const void* table, float* angles) {
+  const uint32_t choices = call.options.choices;
+  const int64_t rotated = call.layout.rotated, half = rotated / 2;
+  with_type<float>(type, table, [=](auto* values) {
+    if (choice_in(choices, kFullTables)) {
+      for_each_block(rotated, [=](int64_t i, auto... n) {
+        store_block(angles + i, load_block(values + i, n...), n...);
+      });
+    } else if (choice_in(choices, kInterleaved)) {
+      for_each_block(rotated, [=](int64_t i, auto... n) {
+        const int64_t pairs = sizeof...(n) == 0 ? kVec : (rotated - i) / 2;
+        store_block(angles + i, each_twice(load_block(values + i / 2, pairs).low), n...);
+      });
+    } else {
+      for_each_block(half, [=](int64_t i, auto... n) {
+        const Block of_pairs = load_block(values + i, n...);
+        store_block(angles + i, of_pairs, n...);
+        store_block(angles + half + i, of_pairs, n...);
+      });
+    }
+  });
+}
+
+// Keeps the tables that were unpacked last: heads that share them mostly follow one another.
+template <typename Table, typename T>
+class UnpackedAngles {
+ public:
+  static constexpr int kTables = std::popcount(kAngles<Table>);
+
+  // `scratch` holds kTables rows.
+  UnpackedAngles(const NormArguments& call, float* scratch) : call_(call), scratch_(scratch) {}
+
+  // The head with them in the place of its tables.
+  Row<Table, T> of_head(Row<Table, T> head) {
+    float* angles = scratch_;
+    for (int t = 0; t < int(std::size(head.tensors)); ++t) {
+      if (!has_bit(kAngles<Table>, t)) {
+        continue;
+      }
+      const TensorType type = tensor_type(call_.layout.tensor_types, t);
+      const bool is_unpacked = type == kFloat32 && choice_in(call_.options.choices, kFullTables);
+      if (!is_unpacked) {
+        if (head.tensors[t] != tables_[t]) {
+          tables_[t] = head.tensors[t];
+          unpack_angles(call_, type, tables_[t], angles);
+        }
+        head.tensors[t] = angles;
+      }
+      angles += scratch_size(call_.layout.dim);
+    }
+    return head;
+  }
+
+ private:
+  const NormArguments& call_;
+  float* scratch_;
+  const void* tables_[std::size(Table::kTensors)] = {};  // that are unpacked
+};
+
 // The parts of a head: two halves or all of what is rotated, and what passes through. Both of a
 // pair are read before either is written.
 template <typename Formula, Calls kCalls, typename Table, typename T, typename Store,
@@ -195,6 +253,11 @@ inline void finish_head(const NormArguments& call, const Row<Table, T>& head, fl
   });
 }
 
+// For unpacked angles, or what a sum is over, if that is more than an input as it is.
+template <typename Table, typename Formula, typename T>
+constexpr int kScratchRows = Rotates<Formula>::value ? UnpackedAngles<Table, T>::kTables
+                                                     : Formula::kKeepFirst || Formula::kSums == 2;
+
 // Do rows that follow one another share the gate, and is it worth keeping once it is activated?
 template <typename Table>
 bool keeps_gate(const NormArguments& call) {
@@ -207,6 +270,26 @@ bool keeps_gate(const NormArguments& call) {
            call.layout.rows > 1 && row_offset(rows, 0) == row_offset(rows, 1);
   }
   return false;
+}
+
+// Short rows of 16 bits are summed several at a time before they are finished: each waits for its
+// fold, root and division while the next ones are summed. In float32 that gains nothing.
+template <typename Formula, typename T>
+constexpr bool kSumsTogether = !Formula::kKeepFirst && Formula::kSums == 1 && sizeof(T) == 2;
+constexpr int64_t kShortRow = 512, kRowsTogether = 8;
+
+// The inverse rms of each row of [begin, end).
+template <typename Table, typename Formula, typename T, Calls kCalls>
+inline void sum_together(const NormArguments& call, const InverseRms& inverse_rms_of, int64_t begin,
+                         int64_t end, float* inverse_rms) {
+  for (int64_t row = begin; row < end; ++row) {
+    const Row<Table, T> here = row_of<Table, T, kCalls>(call, row);
+    const auto first = [&](int64_t i, auto... n) {
+      return Formula::first_sum(
+          Piece<Table, T, kCalls, sizeof...(n) == 0>{call, here, 0.0f, i, n...});
+    };
+    *inverse_rms++ = inverse_rms_of(sum_of_squares<T>(call.layout.dim, first));
+  }
 }
 
 // Flat: what is not inlined passes its blocks through memory. Where vectors are arrays, they are in
@@ -223,9 +306,14 @@ MLXNORM_FLAT void norm_rows(const NormArguments& call, int64_t begin, int64_t en
   // Parts of heads may end within a block.
   const bool streaming =
       call.streaming && (!Rotates<Formula>::value || has_whole_parts(call.layout));
-  const int64_t rows_ahead = prefetch_distance<T>(dim);
+  const int64_t together = kSumsTogether<Formula, T> && dim <= kShortRow ? kRowsTogether : 1;
+  const int64_t rows_ahead = prefetch_distance<T>(dim) + together - 1;
+  float inverses[kRowsTogether];
+  const float* next_inverse = inverses;
+  int64_t summed = begin;  // the end of the rows that these are of
+  UnpackedAngles<Table, T> angles(call, scratch);
   const void* kept_gate = nullptr;
-  float* const kept = scratch + (kKeepsRows<Formula> ? scratch_size(dim) : 0);
+  float* const kept = scratch + (kScratchRows<Table, Formula, T> * scratch_size(dim));
   for (int64_t row = begin; row < end; ++row) {
     Row<Table, T> here = row_of<Table, T, kCalls>(call, row);
     float inverse_rms = 0.0f;
@@ -261,7 +349,16 @@ MLXNORM_FLAT void norm_rows(const NormArguments& call, int64_t begin, int64_t en
       }
       return values;
     };
-    inverse_rms = inverse_rms_of(sum_of_squares<T>(dim, first));
+    if constexpr (kSumsTogether<Formula, T>) {
+      if (row == summed) {
+        summed = std::min(row + together, end);
+        sum_together<Table, Formula, T, kCalls>(call, inverse_rms_of, row, summed, inverses);
+        next_inverse = inverses;
+      }
+      inverse_rms = *next_inverse++;
+    } else {
+      inverse_rms = inverse_rms_of(sum_of_squares<T>(dim, first));
+    }
     if constexpr (Formula::kSums == 2) {
       const auto second = [&](int64_t i, auto... n) {
         const auto piece = piece_at(i, n...);
@@ -286,7 +383,7 @@ MLXNORM_FLAT void norm_rows(const NormArguments& call, int64_t begin, int64_t en
       for (int64_t head = 0; head < call.layout.heads; ++head) {
         const Row<Table, T> ahead = head_of(call, later, head);
         finish_head<Formula, kCalls>(
-            call, head_of(call, here, head), inverse_rms, store,
+            call, angles.of_head(head_of(call, here, head)), inverse_rms, store,
             [&](int64_t i) { prefetch_row<Table, T>(call, ahead, i, streaming); });
       }
       continue;
@@ -367,12 +464,12 @@ NormKernel select_kernel(const NormArguments& call) {
   if constexpr (kExtras<Table> != 0 || kResiduals<Table> != 0) {
     if (!is_usual<Table, T>(call)) {
       return {norm_rows<Table, Formula, T, Calls::any>,
-              kKeepsRows<Formula> + keeps_gate<Table>(call)};
+              kScratchRows<Table, Formula, T> + keeps_gate<Table>(call)};
     }
   }
   return {is_plain<Table, T>(call) ? norm_rows<Table, Formula, T, Calls::plain>
                                    : norm_rows<Table, Formula, T, Calls::usual>,
-          kKeepsRows<Formula>};
+          kScratchRows<Table, Formula, T>};
 }
 
 template <typename Table, typename Formula>

@@ -37,6 +37,9 @@ template <typename Table>
 constexpr uint32_t kResiduals =
     tensors_that<Table>([](TensorSpec tensor) { return tensor.role == Role::residual; });
 template <typename Table>
+constexpr uint32_t kAngles =
+    tensors_that<Table>([](TensorSpec tensor) { return tensor.role == Role::angles; });
+template <typename Table>
 constexpr uint32_t kExtras =
     tensors_that<Table>([](TensorSpec tensor) { return tensor.passing == Passing::extra; });
 template <typename Table>
@@ -111,16 +114,8 @@ struct Piece {
                         [this](auto* values) { return this->load(values); });
   }
 
-  Block angles(int t) const {
-    return with_type<T>(type(t), row.tensors[t], [this](auto* values) {
-      const int64_t half = call.layout.rotated / 2;
-      if (choice(kFullTables)) {
-        return this->load(values);
-      }
-      return choice(kInterleaved) ? this->load_twice(values + i / 2)
-                                  : this->load_at(values + (i < half ? i : i - half));
-    });
-  }
+  // Of a row whose tables are unpacked: see UnpackedAngles.
+  Block angles(int t) const { return load(static_cast<const float*>(row.tensors[t])); }
 
   float element(int t, int64_t k) const {
     return with_type<T>(type(t), row.tensors[t], [k](auto* values) { return float(values[k]); });
@@ -175,22 +170,11 @@ struct Piece {
 
   template <typename U>
   Block load(const U* values) const {
-    return load_at(values + i);
-  }
-
-  template <typename U>
-  Block load_at(const U* values) const {
     if constexpr (kWhole) {
-      return load_block(values);
+      return load_block(values + i);
     } else {
-      return load_block(values, n);
+      return load_block(values + i, n);
     }
-  }
-
-  // Each for both of a pair of neighbours.
-  template <typename U>
-  Block load_twice(const U* values) const {
-    return each_twice(load_block(values, kWhole ? kVec : n / 2).low);
   }
 };
 
