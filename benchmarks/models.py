@@ -1,10 +1,11 @@
 """CPU kernels against models' own code, as tests/test_models.py has it: eager, and compiled by
 Inductor.
 
-    python benchmarks/models.py [--turns N] [--dtype bfloat16]
+    python benchmarks/models.py [--turns N] [--dtype bfloat16] [--fresh]
 
 One thread; each turn times all three one after another, the op writing to its outs and the compiled
-code to tensors of its own. Speed-ups are medians over the turns.
+code to tensors of its own. Speed-ups are medians over the turns. Freed memory is kept, so that no
+fresh result costs a page fault; --fresh lets glibc give it back, as it usually does.
 """
 
 from __future__ import annotations
@@ -45,9 +46,7 @@ Calls = tuple[Callable[[], object], Callable[[], object]]  # ours, and the model
 def qwen3(dtype: torch.dtype) -> Calls:
     (q, q_weight), (k, k_weight) = heads(1, 512, 32, 128), heads(1, 512, 8, 128)
     cos, sin = tables(512, 128, interleaved=False)
-    q, k, q_weight, k_weight, cos, sin = (
-        t.to(dtype) for t in (q, k, q_weight, k_weight, cos, sin)
-    )
+    q, k, q_weight, k_weight, cos, sin = (t.to(dtype) for t in (q, k, q_weight, k_weight, cos, sin))
 
     def own() -> object:
         return models.transformers(q, q_weight, cos, sin), models.transformers(
@@ -99,6 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--turns", type=int, default=15)
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--fresh", action="store_true", help="memory: glibc's usual way")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     dtype = getattr(torch, arguments.dtype)
@@ -115,5 +115,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    keep_freed_memory()
+    if "--fresh" not in sys.argv:
+        keep_freed_memory()
     main()
