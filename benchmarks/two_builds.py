@@ -68,13 +68,18 @@ def call_of(what: str, shape: str, dtype_name: str) -> Callable[[], object]:
         return short_call(what.removeprefix("call of "), rows, dim, dtype)
     sizes = {"rows": rows, "dim": dim, "half": dim // 2, "top_k": 8, "1": 1}
     tensors = {
-        name: torch.randn([sizes[size] for size in sh.split()]).to(dtype)
-        for name, sh in COMPOSITIONS[what].shapes.items()
-        if sh is not None  # the other build may not have such an argument
+        name: torch.randn([sizes.get(size) or int(size) for size in shape.split()]).to(dtype)
+        for name, shape in COMPOSITIONS[what].shapes.items()
+        if shape is not None  # the other build may not have such an argument
     }
     op = getattr(torch.ops.mlxnorm, what).out
-    outs = [a.name for a in op._schema.arguments if a.is_out]
-    return partial(op, **tensors, **{o: torch.empty(rows, dim, dtype=dtype) for o in outs})
+    usual = torch.empty(rows, dim, dtype=dtype)
+    outs = {
+        a.name: torch.empty_like(tensors.get(a.name.removesuffix("_out"), usual))  # q of q_out
+        for a in op._schema.arguments
+        if a.is_out
+    }
+    return partial(op, **tensors, **outs)
 
 
 @torch.inference_mode()

@@ -68,7 +68,7 @@ def test_a_slice_of_a_packed_projection(
 
 # ---- a planted fault ----------------------------------------------------------------------------
 
-PLANTED_IN = "norm_kernels.h"
+PLANTED_IN = "heads.h"
 TOGETHER = """\
       const Values y0 = finished(first).values[0], y1 = finished(second).values[0];
       first.store(Formula::rotate(first, y0, -y1));

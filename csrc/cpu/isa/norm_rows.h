@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../../ops/fits.h"
-#include "piece.h"
+#include "heads.h"
 #include "reduce.h"
 
 namespace mlxnorm::cpu::CPU_CAPABILITY {
@@ -10,262 +10,22 @@ namespace {
 
 static_assert(kLargestBlock % kBlock == 0, "scratch holds whole blocks");
 
-template <typename Table>
-constexpr auto kTensorNumbers = std::make_index_sequence<std::size(Table::kTensors)>();
-template <typename Table>
-constexpr auto kResultNumbers = std::make_index_sequence<std::size(Table::kResults)>();
-
-template <typename Table, typename T, Calls kCalls, size_t t>
-inline const void* tensor_of_row(const NormArguments& call, int64_t row) {
-  constexpr Role role = Table::kTensors[t].role;
-  if constexpr (kCalls == Calls::plain && role == Role::weight) {
-    return call.tensors[t];
-  }
-  if constexpr (kCalls != Calls::any && Table::kTensors[t].passing == Passing::extra) {
-    return nullptr;
-  }
-  const int64_t size =
-      has_dtype_of_results(role) || (kCalls != Calls::any && role == Role::residual)
-          ? sizeof(T)
-          : element_size(tensor_type(call.layout.tensor_types, t));
-  return static_cast<const char*>(call.tensors[t]) +
-         row_offset(call.layout.tensors[t], uint64_t(row)) * size;
-}
-
-// The type of a result, known when this is compiled but for those that are like a residual.
-template <typename Table, typename T, Calls kCalls, size_t r>
-inline TensorType result_type(const NormArguments& call) {
-  constexpr size_t like = number_of<Table>(Table::kResults[r].like);
-  if constexpr (kCalls == Calls::any && Table::kTensors[like].role == Role::residual) {
-    return tensor_type(call.layout.tensor_types, like);
-  }
-  return kTensorType<T>;
-}
-
-template <typename Table, typename T, Calls kCalls, size_t r>
-inline void* result_of_row(const NormArguments& call, int64_t row) {
-  return static_cast<char*>(call.results[r]) +
-         row_offset(call.layout.results[r], uint64_t(row)) *
-             element_size(result_type<Table, T, kCalls, r>(call));
-}
-
-template <typename Table, typename T, Calls kCalls, size_t... t, size_t... r>
-inline Row<Table, T> row_of(const NormArguments& call, int64_t row, std::index_sequence<t...>,
-                            std::index_sequence<r...>) {
-  return {{tensor_of_row<Table, T, kCalls, t>(call, row)...},
-          {result_of_row<Table, T, kCalls, r>(call, row)...}};
-}
-
-template <typename Table, typename T, Calls kCalls>
-inline Row<Table, T> row_of(const NormArguments& call, int64_t row) {
-  return row_of<Table, T, kCalls>(call, row, kTensorNumbers<Table>, kResultNumbers<Table>);
-}
-
-// f(number, row) of each result, with its row as what it is made of: T or, of one that is like a
-// residual, float32.
-template <typename Table, typename T, Calls kCalls, typename F, size_t... r>
-[[gnu::always_inline]] inline void for_each_result(const NormArguments& call,
-                                                   const Row<Table, T>& row, const F& f,
-                                                   std::index_sequence<r...>) {
-  const auto call_with_type = [&](auto number) {
-    constexpr size_t i = number();
-    if (result_type<Table, T, kCalls, i>(call) == kTensorType<T>) {
-      f(i, static_cast<T*>(row.results[i]));
-    } else {
-      f(i, static_cast<float*>(row.results[i]));
-    }
-  };
-  (call_with_type(std::integral_constant<size_t, r>()), ...);
-}
-
-// What of a row is large: inputs, residuals and experts.
-template <typename Table, typename T, Calls kCalls, size_t... t>
-inline void prefetch_inputs(const NormArguments& call, const Row<Table, T>& row, int64_t i,
-                            std::index_sequence<t...>) {
-  const auto prefetch = [&](auto number) {
-    constexpr Role role = Table::kTensors[number()].role;
-    if constexpr (has_dtype_of_results(role) || (kCalls != Calls::any && role == Role::residual)) {
-      prefetch_block(static_cast<const T*>(row.tensors[number()]) + i);
-    } else if constexpr (role == Role::residual) {
-      with_type<T>(tensor_type(call.layout.tensor_types, number()), row.tensors[number()],
-                   [i](auto* values) { prefetch_block(values + i); });
-    }
-  };
-  const auto prefetch_further_experts = [&](auto number) {
-    if constexpr (Table::kTensors[number()].role == Role::experts) {
-      const T* const experts = static_cast<const T*>(row.tensors[number()]) + i;
-      for (int64_t k = 1; k < call.layout.top_k; ++k) {
-        prefetch_block(experts + k * call.layout.steps[number()]);
-      }
-    }
-  };
-  (prefetch(std::integral_constant<size_t, t>()), ...);
-  (prefetch_further_experts(std::integral_constant<size_t, t>()), ...);
-}
-
-// For the parts of a rotated row. Where there are none the loop says it itself: called, it kept GCC
-// from splitting that by `streaming`, and rows written past the caches took twice the time.
-template <typename Table, typename T>
-inline void prefetch_row(const NormArguments& call, const Row<Table, T>& row, int64_t i,
-                         bool streaming) {
-  prefetch_inputs<Table, T, Calls::usual>(call, row, i, kTensorNumbers<Table>);
-  if (!streaming) {
-    for (void* result : row.results) {
-      prefetch_block</*kForWriting=*/true>(static_cast<T*>(result) + i);
-    }
-  }
-}
-
-// f(i) for each whole block of n elements, and f(i, n - i) for what is left.
-template <typename F>
-inline void for_each_block(int64_t n, const F& f) {
-  int64_t i = 0;
-  for (; i + kBlock <= n; i += kBlock) {
-    f(i);
-  }
-  if (i < n) {
-    f(i, n - i);
-  }
-}
-
-inline int64_t head_dim(const NormLayout& layout) {
-  return layout.heads == 1 ? layout.dim : layout.dim / layout.heads;
-}
-
-inline bool has_whole_parts(const NormLayout& layout) {
-  return layout.rotated / 2 % kBlock == 0 && (layout.heads == 1 || head_dim(layout) % kBlock == 0);
-}
-
-// One of the heads of a row, as if it were one.
-template <typename Table, typename T>
-inline Row<Table, T> head_of(const NormArguments& call, Row<Table, T> row, int64_t head) {
-  if (head != 0) {
-    for (size_t t = 0; t < std::size(row.tensors); ++t) {
-      const int64_t size = element_size(tensor_type(call.layout.tensor_types, int(t)));
-      row.tensors[t] =
-          static_cast<const char*>(row.tensors[t]) + head * call.layout.steps[t] * size;
-    }
-    row.results[0] = static_cast<T*>(row.results[0]) + head * head_dim(call.layout);
-  }
-  return row;
-}
-
-// In float32, for each element of what is rotated, from a table of any type, for pairs or full.
-// Not inlined: it would take registers from the kernels.
-[[gnu::noinline, gnu::flatten]] void unpack_angles(const NormArguments& call, TensorType type,
-                                                   const void* table, float* angles) {
-  const uint32_t choices = call.options.choices;
-  const int64_t rotated = call.layout.rotated, half = rotated / 2;
-  with_type<float>(type, table, [=](auto* values) {
-    if (choice_in(choices, kFullTables)) {
-      for_each_block(rotated, [=](int64_t i, auto... n) {
-        store_block(angles + i, load_block(values + i, n...), n...);
-      });
-    } else if (choice_in(choices, kInterleaved)) {
-      for_each_block(rotated, [=](int64_t i, auto... n) {
-        const int64_t pairs = sizeof...(n) == 0 ? kVec : (rotated - i) / 2;
-        store_block(angles + i, each_twice(load_block(values + i / 2, pairs).low), n...);
-      });
-    } else {
-      for_each_block(half, [=](int64_t i, auto... n) {
-        const Block of_pairs = load_block(values + i, n...);
-        store_block(angles + i, of_pairs, n...);
-        store_block(angles + half + i, of_pairs, n...);
-      });
-    }
-  });
-}
-
-// Keeps the tables that were unpacked last: heads that share them mostly follow one another.
-template <typename Table, typename T>
-class UnpackedAngles {
- public:
-  static constexpr int kTables = std::popcount(kAngles<Table>);
-
-  // `scratch` holds kTables rows.
-  UnpackedAngles(const NormArguments& call, float* scratch) : call_(call), scratch_(scratch) {}
-
-  // The head with them in the place of its tables.
-  Row<Table, T> of_head(Row<Table, T> head) {
-    float* angles = scratch_;
-    for (int t = 0; t < int(std::size(head.tensors)); ++t) {
-      if (!has_bit(kAngles<Table>, t)) {
-        continue;
-      }
-      const TensorType type = tensor_type(call_.layout.tensor_types, t);
-      const bool is_unpacked = type == kFloat32 && choice_in(call_.options.choices, kFullTables);
-      if (!is_unpacked) {
-        if (head.tensors[t] != tables_[t]) {
-          tables_[t] = head.tensors[t];
-          unpack_angles(call_, type, tables_[t], angles);
-        }
-        head.tensors[t] = angles;
-      }
-      angles += scratch_size(call_.layout.dim);
-    }
-    return head;
-  }
-
- private:
-  const NormArguments& call_;
-  float* scratch_;
-  const void* tables_[std::size(Table::kTensors)] = {};  // that are unpacked
-};
-
-// The parts of a head: two halves or all of what is rotated, and what passes through. Both of a
-// pair are read before either is written.
-template <typename Formula, Calls kCalls, typename Table, typename T, typename Store,
-          typename Prefetch>
-inline void finish_head(const NormArguments& call, const Row<Table, T>& head, float inverse_rms,
-                        const Store& store, const Prefetch& prefetch) {
-  T* const result = static_cast<T*>(head.results[0]);
-  const auto piece_at = [&](int64_t i, auto... n) {
-    return Piece<Table, T, kCalls, sizeof...(n) == 0>{call, head, inverse_rms, i, n...};
-  };
-  const auto normed = [&](auto piece) {
-    return Formula::finish(piece, Formula::first_sum(piece)).values[0];
-  };
-  const auto rotate = [&](auto piece, Block y, Block turned, auto... n) {
-    store(result + piece.i, Formula::rotate(piece, y, turned).values[0], n...);
-  };
-  const int64_t rotated = call.layout.rotated, half = rotated / 2;
-  if (choice_in(call.options.choices, kInterleaved)) {
-    for_each_block(rotated, [&](int64_t i, auto... n) {
-      prefetch(i);
-      const auto piece = piece_at(i, n...);
-      const Block y = normed(piece);
-      rotate(piece, y, quarter_turn(y), n...);
-    });
-  } else {
-    for_each_block(half, [&](int64_t i, auto... n) {
-      prefetch(i);
-      prefetch(half + i);
-      const auto first = piece_at(i, n...), second = piece_at(half + i, n...);
-      const Block y0 = normed(first), y1 = normed(second);
-      rotate(first, y0, -y1, n...);
-      rotate(second, y1, y0, n...);
-    });
-  }
-  for_each_block(head_dim(call.layout) - rotated, [&](int64_t i, auto... n) {
-    prefetch(rotated + i);
-    const auto piece = piece_at(rotated + i, n...);
-    store(result + piece.i, normed(piece), n...);
-  });
-}
-
 // For unpacked angles, or what a sum is over, if that is more than an input as it is.
 template <typename Table, typename Formula, typename T>
 constexpr int kScratchRows = Rotates<Formula>::value ? UnpackedAngles<Table, T>::kTables
                                                      : Formula::kKeepFirst || Formula::kSums == 2;
 
+template <typename Table>
+constexpr size_t kGate = number_of<Table>("gate");
+template <typename Table>
+constexpr bool kActivatesGate = has_option(Table::kOptions, kGateActivation);
+
 // Do rows that follow one another share the gate, and is it worth keeping once it is activated?
 template <typename Table>
 bool keeps_gate(const NormArguments& call) {
-  constexpr size_t kGate = number_of<Table>("gate");
-  if constexpr (kGate < std::size(Table::kTensors) &&
-                has_option(Table::kOptions, kGateActivation)) {
-    const RowLayout& rows = call.layout.tensors[kGate];
-    return call.tensors[kGate] != nullptr &&
+  if constexpr (kActivatesGate<Table>) {
+    const RowLayout& rows = call.layout.tensors[kGate<Table>];
+    return call.tensors[kGate<Table>] != nullptr &&
            choice_in(call.options.choices, kGateActivation) != kNoGateActivation &&
            call.layout.rows > 1 && row_offset(rows, 0) == row_offset(rows, 1);
   }
@@ -329,13 +89,13 @@ MLXNORM_FLAT void norm_rows(const NormArguments& call, int64_t begin, int64_t en
       return Formula::kSums == 2 ? load_block(scratch + piece.i) : first_again(piece);
     };
 
-    if constexpr (kCalls == Calls::any) {
+    if constexpr (kCalls == Calls::any && kActivatesGate<Table>) {
       if (keeps_gate<Table>(call)) {
-        constexpr size_t kGate = number_of<Table>("gate");
-        if (here.tensors[kGate] != kept_gate) {
-          kept_gate = here.tensors[kGate];
+        const void* const gate = here.tensors[kGate<Table>];
+        if (gate != kept_gate) {
+          kept_gate = gate;
           for_each_block(dim, [&](int64_t i, auto... n) {
-            store_block(kept + i, activated_gate(piece_at(i, n...), kGate));
+            store_block(kept + i, activated_gate(piece_at(i, n...), kGate<Table>));
           });
         }
         here.kept = kept;
