@@ -310,10 +310,12 @@ void check_no_overlap(const char* op, const Argument& out, const Argument& other
               theirs.end, ") of one storage");
 }
 
-void check_max_dim(const char* op, const Argument& x, int64_t max_dim) {
-  TORCH_CHECK(x.tensor->size(-1) <= max_dim, op, ": ", x.name,
-              " must have a last dimension of at most ", max_dim, " on ", x.tensor->device(),
-              ", got ", x.tensor->size(-1));
+void check_max_dim(const char* op, const Argument& x, bool across_heads, int64_t max_dim) {
+  const int64_t dim = x.tensor->size(-1) * (across_heads ? x.tensor->size(-2) : 1);
+  TORCH_CHECK(dim <= max_dim, op, ": ", x.name,
+              across_heads ? " must have heads of together at most "
+                           : " must have a last dimension of at most ",
+              max_dim, " on ", x.tensor->device(), ", got ", dim);
 }
 
 void check_max_top_k(const char* op, const Argument& experts, int64_t max_top_k) {

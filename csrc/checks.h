@@ -57,7 +57,7 @@ void check_group_size(const char* op, int64_t group_size, const Argument& x);
 void check_no_overlap(const char* op, const Argument& out, const Argument& other, bool allow_same);
 
 // No longer than the kernels of a device can count.
-void check_max_dim(const char* op, const Argument& x, int64_t max_dim);
+void check_max_dim(const char* op, const Argument& x, bool across_heads, int64_t max_dim);
 void check_max_top_k(const char* op, const Argument& experts, int64_t max_top_k);
 
 // A choice by the name of its value.

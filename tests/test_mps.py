@@ -226,6 +226,16 @@ def test_every_op_checks_that(op: Op) -> None:
     assert metal_sim.stats()["buffers"] == metal_sim.stats()["dispatches"] == 0
 
 
+def test_heads_that_the_kernels_cannot_count_together_are_an_error() -> None:
+    q, angle = torch.ones(4, 2, device="mps"), torch.ones(1, device="mps")
+    k = q[:1].expand(2**30 + 1, 2)
+    metal_sim.reset_stats()
+    expected = "k must have heads of together at most 2147483648 on mps:0, got 2147483650"
+    with pytest.raises(RuntimeError, match=f"mlxnorm::qk_norm_rope: {expected}"):
+        torch_mlxnorm.qk_norm_rope(q, k, None, None, angle, angle, across_heads=True)
+    assert metal_sim.stats()["buffers"] == metal_sim.stats()["dispatches"] == 0
+
+
 # ---- TORCH_MLXNORM_ACCESS -----------------------------------------------------------------------
 
 ACCESS = """

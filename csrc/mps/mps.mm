@@ -15,9 +15,12 @@ namespace {
 
 struct Mps {
   static void check_limits(const NormCall& call) {
-    check_max_dim(call.op().name, call.first(), kMaxDim);
+    const OpTable& op = call.op();
+    for (size_t s = 0; s < op.segment_count; ++s) {
+      check_max_dim(op.name, call.first(op.segments[s]), call.across_heads(), kMaxDim);
+    }
     if (call.first().role == Role::experts) {
-      check_max_top_k(call.op().name, call.first(), std::numeric_limits<uint32_t>::max());
+      check_max_top_k(op.name, call.first(), std::numeric_limits<uint32_t>::max());
     }
   }
   static at::Tensor empty(const at::Tensor& like) {
