@@ -80,6 +80,15 @@ def test_strided_operands(device: str, op: Op) -> None:
     assert_all_same_bits(expanded(), expanded.mapped(lambda t: t.contiguous())())
 
 
+@each_op_that(lambda op: op.adds_a_branch)
+def test_a_gate_that_some_rows_share(device: str, op: Op) -> None:
+    """And others have another: what is kept for some is not for all."""
+    shapes = {"gate": (2, 1, 40)}
+    for activation in ("tanh", "sigmoid"):
+        call = op.call((2, 3), 40, torch.float32, device, shapes=shapes, gate_activation=activation)
+        check(call)
+
+
 SHAPES_OF_ONE = [(), (1,), (1, 1, 1)]
 SHAPES_OF_DIM = [(40,), (1, 40), (1, 1, 1, 40)]
 
