@@ -426,7 +426,7 @@ MUTANTS = [
         "a row of more than 2^31 elements is not refused",
         "csrc/mps/mps.mm",
         "check_max_dim(op.name, call.first(op.segments[s]), call.across_heads(), kMaxDim);",
-        "check_max_dim(call.op().name, call.first(), 2 * kMaxDim);",
+        "check_max_dim(op.name, call.first(op.segments[s]), call.across_heads(), 2 * kMaxDim);",
         ("test_mps.py", "test_pipelines.py"),
     ),
     # ---- CPU ------------------------------------------------------------------------------------
