@@ -29,27 +29,34 @@ inline Row<Table, T> head_of(const NormArguments& call, Row<Table, T> row, int64
 }
 
 // In float32, for each element of what is rotated, from a table of any type, for pairs or full.
-// Not inlined: it would take registers from the kernels.
-[[maybe_unused, gnu::noinline, gnu::flatten]] void unpack_angles(const NormArguments& call,
-                                                                 TensorType type, const void* table,
-                                                                 float* angles) {
-  const uint32_t choices = call.options.choices;
+// Whole blocks are vectors as rows of T have them. Not inlined: it would take registers from the
+// kernels.
+template <typename T>
+[[gnu::noinline, gnu::flatten]] void unpack_angles(const NormArguments& call, TensorType type,
+                                                   const void* table, float* angles) {
   const int64_t rotated = call.layout.rotated, half = rotated / 2;
+  const bool is_full = choice_in(call.options.choices, kFullTables);
+  const bool interleaved = choice_in(call.options.choices, kInterleaved);
+  const auto store = [=](int64_t i, Block block, auto... n) {
+    if constexpr (sizeof...(n) == 0) {
+      store_block<float>(angles + i, block);
+    } else {
+      store_block<T>(angles + i, block, n...);
+    }
+  };
   with_type<float>(type, table, [=](auto* values) {
-    if (choice_in(choices, kFullTables)) {
+    if (interleaved) {
       for_each_block(rotated, [=](int64_t i, auto... n) {
-        store_block(angles + i, load_block(values + i, n...), n...);
-      });
-    } else if (choice_in(choices, kInterleaved)) {
-      for_each_block(rotated, [=](int64_t i, auto... n) {
+        if (is_full) {
+          return store(i, load_block<T>(values + i, n...), n...);
+        }
         const int64_t pairs = sizeof...(n) == 0 ? kVec : (rotated - i) / 2;
-        store_block(angles + i, each_twice(load_block(values + i / 2, pairs).low), n...);
+        store(i, each_twice<T>(load_block<float>(values + i / 2, pairs).low), n...);
       });
     } else {
       for_each_block(half, [=](int64_t i, auto... n) {
-        const Block of_pairs = load_block(values + i, n...);
-        store_block(angles + i, of_pairs, n...);
-        store_block(angles + half + i, of_pairs, n...);
+        store(i, load_block<T>(values + i, n...), n...);
+        store(half + i, load_block<T>(values + (is_full ? half + i : i), n...), n...);
       });
     }
   });
@@ -72,11 +79,12 @@ class UnpackedAngles {
         continue;
       }
       const TensorType type = tensor_type(call_.layout.tensor_types, t);
-      const bool is_unpacked = type == kFloat32 && choice_in(call_.options.choices, kFullTables);
+      const bool is_unpacked =
+          type == kFloat32 && !kEvensAndOdds<T> && choice_in(call_.options.choices, kFullTables);
       if (!is_unpacked) {
         if (head.tensors[t] != tables_[t]) {
           tables_[t] = head.tensors[t];
-          unpack_angles(call_, type, tables_[t], angles);
+          unpack_angles<T>(call_, type, tables_[t], angles);
         }
         head.tensors[t] = angles;
       }
@@ -113,7 +121,7 @@ inline void finish_head(const NormArguments& call, const Row<Table, T>& head, fl
       prefetch(i);
       const auto piece = piece_at(i, n...);
       const Block y = normed(piece);
-      rotate(piece, y, quarter_turn(y), n...);
+      rotate(piece, y, quarter_turn<T>(y), n...);
     });
   } else {
     for_each_block(half, [&](int64_t i, auto... n) {

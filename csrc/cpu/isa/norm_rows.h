@@ -83,19 +83,19 @@ MLXNORM_FLAT void norm_rows(const NormArguments& call, int64_t begin, int64_t en
     };
     // Of the piece at hand, what the last sum was over.
     const auto first_again = [&](auto piece) {
-      return Formula::kKeepFirst ? load_block(scratch + piece.i) : Formula::first_sum(piece);
+      return Formula::kKeepFirst ? load_block<float>(scratch + piece.i) : Formula::first_sum(piece);
     };
     const auto last_again = [&](auto piece) {
-      return Formula::kSums == 2 ? load_block(scratch + piece.i) : first_again(piece);
+      return Formula::kSums == 2 ? load_block<float>(scratch + piece.i) : first_again(piece);
     };
 
-    if constexpr (kCalls == Calls::any && kActivatesGate<Table>) {
+    if constexpr (kCalls.extras && kActivatesGate<Table>) {
       if (keeps_gate<Table>(call)) {
         const void* const gate = here.tensors[kGate<Table>];
         if (gate != kept_gate) {
           kept_gate = gate;
           for_each_block(dim, [&](int64_t i, auto... n) {
-            store_block(kept + i, activated_gate(piece_at(i, n...), kGate<Table>));
+            store_block<float>(kept + i, activated_gate(piece_at(i, n...), kGate<Table>));
           });
         }
         here.kept = kept;
@@ -105,7 +105,7 @@ MLXNORM_FLAT void norm_rows(const NormArguments& call, int64_t begin, int64_t en
     const auto first = [&](int64_t i, auto... n) {
       const Block values = Formula::first_sum(piece_at(i, n...));
       if constexpr (Formula::kKeepFirst) {
-        store_block(scratch + i, values);
+        store_block<float>(scratch + i, values);
       }
       return values;
     };
@@ -123,7 +123,7 @@ MLXNORM_FLAT void norm_rows(const NormArguments& call, int64_t begin, int64_t en
       const auto second = [&](int64_t i, auto... n) {
         const auto piece = piece_at(i, n...);
         const Block values = Formula::second_sum(piece, first_again(piece));
-        store_block(scratch + i, values);
+        store_block<float>(scratch + i, values);
         return values;
       };
       inverse_rms = inverse_rms_of(sum_of_squares<T>(dim, second));
@@ -132,10 +132,10 @@ MLXNORM_FLAT void norm_rows(const NormArguments& call, int64_t begin, int64_t en
     const auto store = [&](auto* result, Block values, auto... n) {
       if constexpr (sizeof...(n) == 0) {
         if (streaming) {
-          return stream_block(result, values);
+          return stream_block<T>(result, values);
         }
       }
-      store_block(result, values, n...);
+      store_block<T>(result, values, n...);
     };
     // Rows to come are fetched while this one, already in the cache, is written.
     const Row<Table, T> later = row_of<Table, T, kCalls>(call, std::min(row + rows_ahead, end - 1));
@@ -151,8 +151,8 @@ MLXNORM_FLAT void norm_rows(const NormArguments& call, int64_t begin, int64_t en
     const auto finish = [&](int64_t i, auto... n) {
       const auto piece = piece_at(i, n...);
       const auto results = Formula::finish(piece, last_again(piece));
-      const auto write = [&](size_t r, auto* values) {
-        store(values + i, results.values[r], n...);
+      const auto write = [&](auto number, auto* values) {
+        store(values + i, results.values[number()], n...);
       };
       for_each_result<Table, T, kCalls>(call, here, write, kResultNumbers<Table>);
     };
@@ -162,7 +162,9 @@ MLXNORM_FLAT void norm_rows(const NormArguments& call, int64_t begin, int64_t en
       if (!streaming) {
         for_each_result<Table, T, kCalls>(
             call, later,
-            [i](size_t /*r*/, auto* values) { prefetch_block</*kForWriting=*/true>(values + i); },
+            [i](auto /*number*/, auto* values) {
+              prefetch_block</*kForWriting=*/true>(values + i);
+            },
             kResultNumbers<Table>);
       }
       finish(i);
@@ -176,15 +178,22 @@ MLXNORM_FLAT void norm_rows(const NormArguments& call, int64_t begin, int64_t en
   }
 }
 
-// Nothing is extra, no factor is another than 1, and a residual has the dtype of the inputs.
+template <typename Table>
+bool has_extras(const NormArguments& call) {
+  for (size_t t = 0; t < std::size(Table::kTensors); ++t) {
+    if (has_bit(kExtras<Table>, int(t)) && call.tensors[t] != nullptr) {
+      return true;
+    }
+  }
+  return false;
+}
+
+// See Calls::even.
 template <typename Table, typename T>
-bool is_usual(const NormArguments& call) {
+bool is_even(const NormArguments& call) {
   for (size_t t = 0; t < std::size(Table::kTensors); ++t) {
     if (has_bit(kResiduals<Table>, int(t)) &&
         tensor_type(call.layout.tensor_types, int(t)) != kTensorType<T>) {
-      return false;
-    }
-    if (has_bit(kExtras<Table>, int(t)) && call.tensors[t] != nullptr) {
       return false;
     }
   }
@@ -196,40 +205,54 @@ bool is_usual(const NormArguments& call) {
   return true;
 }
 
-// Of usual calls: every weight is there in the dtype of the inputs, one row that all share, no
-// value of theirs is rounded on the way (in float32 none ever is), and the result has no
-// activation.
+// Every weight is there, one row that all share; weights and extras have the dtype of the inputs;
+// no intermediate value is rounded (in float32 none ever is), and the result has no activation.
 template <typename Table, typename T>
-bool is_plain(const NormArguments& call) {
-  for (size_t t = 0; t < std::size(Table::kTensors); ++t) {
-    if (has_bit(kWeights<Table>, int(t)) &&
-        (tensor_type(call.layout.tensor_types, int(t)) != kTensorType<T> ||
-         !is_one_row(call.layout.tensors[t]))) {
-      return false;
+bool is_mixed(const NormArguments& call) {
+  for (int t = 0; t < int(std::size(Table::kTensors)); ++t) {
+    const bool is_weight = has_bit(kWeights<Table>, t);
+    if ((is_weight || (has_bit(kExtras<Table>, t) && call.tensors[t] != nullptr)) &&
+        tensor_type(call.layout.tensor_types, t) != kTensorType<T>) {
+      return true;
+    }
+    if (is_weight && !is_one_row(call.layout.tensors[t])) {
+      return true;
     }
   }
   const uint32_t choices = call.options.choices;
   if (kActivatesResult<Table> && choice_in(choices, kActivation) != kNoActivation) {
-    return false;
+    return true;
   }
-  return std::is_same_v<T, float> ||
-         (choice_in(choices, kCastingMode) == kGemma && !choice_in(choices, kRoundIntermediates));
+  return sizeof(T) == 2 && choice_in(choices, kRoundIntermediates);
 }
 
+// Some kernels: of every kind, an object would take minutes to compile.
 template <typename Table, typename Formula, typename T>
 NormKernel select_kernel(const NormArguments& call) {
-  using AnyPiece = Piece<Table, T, Calls::any, true>;
+  using AnyPiece = Piece<Table, T, Calls{.extras = true}, true>;
   constexpr bool kHasSecond = requires(AnyPiece piece, Block x) { Formula::second_sum(piece, x); };
   static_assert(kHasSecond == (Formula::kSums == 2), "a second sum that nobody would take");
+  const auto kernel = [&]<bool kExtra>(std::bool_constant<kExtra>, bool mixed) -> NormKernel {
+    const int scratch_rows = kScratchRows<Table, Formula, T> + keeps_gate<Table>(call);
+    if (mixed) {
+      return {norm_rows<Table, Formula, T, Calls{.extras = kExtra}>, scratch_rows};
+    }
+    if constexpr (sizeof(T) == 2) {
+      if (choice_in(call.options.choices, kCastingMode) == kLlama) {
+        constexpr Calls kCalls{.extras = kExtra, .mixed = false, .llama = true};
+        return {norm_rows<Table, Formula, T, kCalls>, scratch_rows};
+      }
+    }
+    return {norm_rows<Table, Formula, T, Calls{.extras = kExtra, .mixed = false}>, scratch_rows};
+  };
+  const bool mixed = is_mixed<Table, T>(call);
   if constexpr (kExtras<Table> != 0 || kResiduals<Table> != 0) {
-    if (!is_usual<Table, T>(call)) {
-      return {norm_rows<Table, Formula, T, Calls::any>,
-              kScratchRows<Table, Formula, T> + keeps_gate<Table>(call)};
+    const bool even = is_even<Table, T>(call);
+    if (!even || has_extras<Table>(call)) {
+      return kernel(std::true_type(), mixed || !even);
     }
   }
-  return {is_plain<Table, T>(call) ? norm_rows<Table, Formula, T, Calls::plain>
-                                   : norm_rows<Table, Formula, T, Calls::usual>,
-          kScratchRows<Table, Formula, T>};
+  return kernel(std::false_type(), mixed);
 }
 
 template <typename Table, typename Formula>
@@ -253,10 +276,11 @@ NormKernel select_kernel(const NormArguments& call) {
   }
 
 // Of an op whose segments are norms as that other op has them.
-#define MLXNORM_DEFINE_SEGMENTS(op, segment)          \
-  NormKernel op##_kernel(const NormArguments& call) { \
-    static_assert(fits<ops::op, formula::op>());      \
-    return segment##_kernel(call);                    \
+#define MLXNORM_DEFINE_SEGMENTS(op, segment)           \
+  NormKernel op##_kernel(const NormArguments& call) {  \
+    static_assert(fits<ops::op, formula::op>());       \
+    static_assert(ops::op::kSegmentOp == Op::segment); \
+    return segment##_kernel(call);                     \
   }
 
 }  // namespace mlxnorm::cpu::CPU_CAPABILITY

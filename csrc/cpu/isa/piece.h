@@ -77,14 +77,20 @@ template <typename T, typename F>
   }
 }
 
-// The calls that a kernel is for: it need not ask for what they do not have. See is_usual and
-// is_plain in norm_rows.h.
-enum class Calls { any, usual, plain };
+// What the calls of a kernel may have; it need not ask for the rest. See select_kernel in
+// norm_rows.h.
+struct Calls {
+  bool extras;         // tensors that usual calls do not have
+  bool mixed = true;   // types of weights and extras, weights of several rows, rounding on the way
+  bool llama = false;  // unless mixed, the casting mode
+
+  // Residuals have the dtype of the inputs, and no factor is another than 1.
+  constexpr bool even() const { return !extras || !mixed; }
+};
 
 // kWhole: it does not run past the end of the row.
 template <typename Table, typename T, Calls kCalls, bool kWhole>
 struct Piece {
-  static constexpr bool kUsual = kCalls != Calls::any, kPlain = kCalls == Calls::plain;
   using Values = Block;
   using Index = int64_t;
 
@@ -97,16 +103,13 @@ struct Piece {
   Block input(int t) const { return load(static_cast<const T*>(row.tensors[t])); }
 
   bool has(int t) const {
-    if (kUsual && has_bit(kExtras<Table>, t)) {
-      return false;
+    if (has_bit(kExtras<Table>, t)) {
+      return kCalls.extras && call.tensors[t] != nullptr;
     }
-    return is_plain_weight(t) || call.tensors[t] != nullptr;
+    return (!kCalls.mixed && has_bit(kWeights<Table>, t)) || call.tensors[t] != nullptr;
   }
 
   Block operand(int t) const {
-    if (is_plain_weight(t) || (kUsual && has_bit(kResiduals<Table>, t))) {
-      return input(t);
-    }
     if (has_bit(kMaybeScalars<Table>, t) && has_bit(call.layout.scalars, t)) {
       return filled(element(t, 0));
     }
@@ -115,7 +118,14 @@ struct Piece {
   }
 
   // Of a row whose tables are unpacked: see UnpackedAngles.
-  Block angles(int t) const { return load(static_cast<const float*>(row.tensors[t])); }
+  Block angles(int t) const {
+    const float* const values = static_cast<const float*>(row.tensors[t]) + i;
+    if constexpr (kWhole) {
+      return load_block<float>(values);
+    } else {
+      return load_block<T>(values, n);
+    }
+  }
 
   float element(int t, int64_t k) const {
     return with_type<T>(type(t), row.tensors[t], [k](auto* values) { return float(values[k]); });
@@ -128,16 +138,22 @@ struct Piece {
 
   float number(Number which) const {
     const bool is_factor = which == kAlpha || which == kBeta;
-    return kUsual && is_factor ? 1.0f : call.options.numbers[which];
+    return kCalls.even() && is_factor ? 1.0f : call.options.numbers[which];
   }
   uint32_t choice(Choice which) const {
-    const bool rounds = which == kCastingMode || which == kRoundIntermediates;
-    const bool is_of_result = which == kActivation && kActivatesResult<Table>;
-    return kPlain && (rounds || is_of_result) ? 0 : choice_in(call.options.choices, which);
+    if (!kCalls.mixed) {
+      if (which == kCastingMode) {
+        return kCalls.llama ? kLlama : kGemma;
+      }
+      if (which == kRoundIntermediates || (which == kActivation && kActivatesResult<Table>)) {
+        return 0;
+      }
+    }
+    return choice_in(call.options.choices, which);
   }
 
-  bool has_kept() const { return !kUsual && row.kept != nullptr; }
-  Block kept() const { return load_block(row.kept + i); }
+  bool has_kept() const { return kCalls.extras && row.kept != nullptr; }
+  Block kept() const { return load_block<float>(row.kept + i); }
 
   Block filled(float value) const { return splat(value); }
 
@@ -145,12 +161,10 @@ struct Piece {
 
   Block rounded(Block x) const { return choice(kRoundIntermediates) ? round_to<T>(x) : x; }
 
-  // Also in plain calls: of float32, beside an operand of 16 bits.
+  // Also where `rounded` never does: in float32, beside an operand of 16 bits.
   Block rounded_as(int t, Block x) const {
-    if (kUsual && has_bit(kResiduals<Table>, t)) {
-      return rounded(x);
-    }
-    if (!choice_in(call.options.choices, kRoundIntermediates)) {
+    if ((!kCalls.mixed && sizeof(T) == 2) ||
+        !choice_in(call.options.choices, kRoundIntermediates)) {
       return x;
     }
     switch (type(t)) {
@@ -164,16 +178,18 @@ struct Piece {
   }
 
  private:
-  static constexpr bool is_plain_weight(int t) { return kPlain && has_bit(kWeights<Table>, t); }
-
-  TensorType type(int t) const { return tensor_type(call.layout.tensor_types, t); }
+  TensorType type(int t) const {
+    const bool known = (kCalls.even() && has_bit(kResiduals<Table>, t)) ||
+                       (!kCalls.mixed && has_bit(kWeights<Table> | kExtras<Table>, t));
+    return known ? kTensorType<T> : tensor_type(call.layout.tensor_types, t);
+  }
 
   template <typename U>
   Block load(const U* values) const {
     if constexpr (kWhole) {
-      return load_block(values + i);
+      return load_block<T>(values + i);
     } else {
-      return load_block(values + i, n);
+      return load_block<T>(values + i, n);
     }
   }
 };

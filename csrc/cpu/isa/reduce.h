@@ -11,10 +11,11 @@
 namespace mlxnorm::cpu::CPU_CAPABILITY {
 namespace {
 
-// Sum of squares of a run of a row. Element i is added to partial sum i % kLanes and the partial
-// sums are folded in halves, whatever the vectors: the order depends on dim alone, and instruction
-// sets with a fused multiply-add agree to the bit. Every op sums with this, so that fused and
-// single ops do.
+// Sum of squares of a run of a row of T. Element i is added to partial sum i % kLanes and the
+// partial sums are folded in halves, whatever the vectors: the order depends on dim alone, and
+// instruction sets with a fused multiply-add agree to the bit. Every op sums with this, so that
+// fused and single ops do.
+template <typename T>
 class SumOfSquares {
  public:
   static constexpr int64_t kLanes = 64;
@@ -31,13 +32,17 @@ class SumOfSquares {
   }
 
   float total() {
-    for (int64_t vectors = kLanes / kVec; vectors > 1; vectors /= 2) {
+    constexpr int64_t kLeft = kEvensAndOdds<T> ? 2 : 1;  // even and odd ones meet last
+    for (int64_t vectors = kLanes / kVec; vectors > kLeft; vectors /= 2) {
       for (int64_t i = 0; i < vectors / 2; ++i) {
         sums_[i] = sums_[i] + sums_[i + vectors / 2];
       }
     }
     // Folds in halves, too.
-    return at::vec::vec_reduce_all<float>([](Vec& a, Vec& b) { return a + b; }, sums_[0]);
+    const auto folded = [](Vec sums) {
+      return at::vec::vec_reduce_all<float>([](Vec& a, Vec& b) { return a + b; }, sums);
+    };
+    return kLeft == 2 ? folded(sums_[0]) + folded(sums_[1]) : folded(sums_[0]);
   }
 
  private:
@@ -47,29 +52,29 @@ class SumOfSquares {
 // load(i) and load(i, n) give the block at element i, and the first n elements of it.
 
 // Of kSteps * kLanes elements from i, a multiple of kLanes.
-template <int64_t kSteps, typename Load, int64_t... kSlots>
+template <typename T, int64_t kSteps, typename Load, int64_t... kSlots>
 inline float sum_of_run(int64_t i, Load load,
                         std::integer_sequence<int64_t, kSlots...> /*all blocks of the lanes*/) {
-  SumOfSquares sum;
-  for (int64_t step = 0; step < kSteps; ++step, i += SumOfSquares::kLanes) {
-    (sum.add<kSlots>(load(i + kSlots * kBlock)), ...);
+  SumOfSquares<T> sum;
+  for (int64_t step = 0; step < kSteps; ++step, i += SumOfSquares<T>::kLanes) {
+    (sum.template add<kSlots>(load(i + kSlots * kBlock)), ...);
   }
   return sum.total();
 }
 
 // Of the elements [i, dim), of which there may be none.
-template <typename Load, int64_t... kSlots>
+template <typename T, typename Load, int64_t... kSlots>
 inline float sum_of_rest(int64_t i, int64_t dim, Load load,
                          std::integer_sequence<int64_t, kSlots...> /*all blocks of the lanes*/) {
-  SumOfSquares sum;
-  for (; i + SumOfSquares::kLanes <= dim; i += SumOfSquares::kLanes) {
-    (sum.add<kSlots>(load(i + kSlots * kBlock)), ...);
+  SumOfSquares<T> sum;
+  for (; i + SumOfSquares<T>::kLanes <= dim; i += SumOfSquares<T>::kLanes) {
+    (sum.template add<kSlots>(load(i + kSlots * kBlock)), ...);
   }
   const auto add_rest = [&](auto slot) {
     if (i + kBlock <= dim) {
-      sum.add<slot()>(load(i));
+      sum.template add<slot()>(load(i));
     } else if (i < dim) {
-      sum.add<slot()>(load(i, dim - i));
+      sum.template add<slot()>(load(i, dim - i));
     }
     i += kBlock;
   };
@@ -83,12 +88,12 @@ inline float sum_of_rest(int64_t i, int64_t dim, Load load,
 template <typename T, typename Load>
 inline double sum_of_squares(int64_t dim, Load load) {
   constexpr int64_t kSteps = sizeof(T) == sizeof(float) ? 4 : 16;
-  constexpr int64_t kRun = kSteps * SumOfSquares::kLanes;
-  const auto slots = std::make_integer_sequence<int64_t, SumOfSquares::kBlocks>();
+  constexpr int64_t kRun = kSteps * SumOfSquares<T>::kLanes;
+  const auto slots = std::make_integer_sequence<int64_t, SumOfSquares<T>::kBlocks>();
   const int64_t runs = dim / kRun * kRun;
-  double sum = sum_of_rest(runs, dim, load, slots);  // first: all that there is in a short row
+  double sum = sum_of_rest<T>(runs, dim, load, slots);  // first: all that there is in a short row
   for (int64_t i = 0; i < runs; i += kRun) {
-    sum += sum_of_run<kSteps>(i, load, slots);
+    sum += sum_of_run<T, kSteps>(i, load, slots);
   }
   return sum;
 }

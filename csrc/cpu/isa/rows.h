@@ -14,16 +14,15 @@ constexpr auto kResultNumbers = std::make_index_sequence<std::size(Table::kResul
 template <typename Table, typename T, Calls kCalls, size_t t>
 inline const void* tensor_of_row(const NormArguments& call, int64_t row) {
   constexpr Role role = Table::kTensors[t].role;
-  if constexpr (kCalls == Calls::plain && role == Role::weight) {
+  if constexpr (!kCalls.mixed && role == Role::weight) {
     return call.tensors[t];
   }
-  if constexpr (kCalls != Calls::any && Table::kTensors[t].passing == Passing::extra) {
+  if constexpr (!kCalls.extras && Table::kTensors[t].passing == Passing::extra) {
     return nullptr;
   }
-  const int64_t size =
-      has_dtype_of_results(role) || (kCalls != Calls::any && role == Role::residual)
-          ? sizeof(T)
-          : element_size(tensor_type(call.layout.tensor_types, t));
+  const int64_t size = has_dtype_of_results(role) || (kCalls.even() && role == Role::residual)
+                           ? sizeof(T)
+                           : element_size(tensor_type(call.layout.tensor_types, t));
   return static_cast<const char*>(call.tensors[t]) +
          row_offset(call.layout.tensors[t], uint64_t(row)) * size;
 }
@@ -32,7 +31,7 @@ inline const void* tensor_of_row(const NormArguments& call, int64_t row) {
 template <typename Table, typename T, Calls kCalls, size_t r>
 inline TensorType result_type(const NormArguments& call) {
   constexpr size_t like = number_of<Table>(Table::kResults[r].like);
-  if constexpr (kCalls == Calls::any && Table::kTensors[like].role == Role::residual) {
+  if constexpr (!kCalls.even() && Table::kTensors[like].role == Role::residual) {
     return tensor_type(call.layout.tensor_types, like);
   }
   return kTensorType<T>;
@@ -66,9 +65,9 @@ template <typename Table, typename T, Calls kCalls, typename F, size_t... r>
   const auto call_with_type = [&](auto number) {
     constexpr size_t i = number();
     if (result_type<Table, T, kCalls, i>(call) == kTensorType<T>) {
-      f(i, static_cast<T*>(row.results[i]));
+      f(number, static_cast<T*>(row.results[i]));
     } else {
-      f(i, static_cast<float*>(row.results[i]));
+      f(number, static_cast<float*>(row.results[i]));
     }
   };
   (call_with_type(std::integral_constant<size_t, r>()), ...);
@@ -80,7 +79,7 @@ inline void prefetch_inputs(const NormArguments& call, const Row<Table, T>& row,
                             std::index_sequence<t...>) {
   const auto prefetch = [&](auto number) {
     constexpr Role role = Table::kTensors[number()].role;
-    if constexpr (has_dtype_of_results(role) || (kCalls != Calls::any && role == Role::residual)) {
+    if constexpr (has_dtype_of_results(role) || (kCalls.even() && role == Role::residual)) {
       prefetch_block(static_cast<const T*>(row.tensors[number()]) + i);
     } else if constexpr (role == Role::residual) {
       with_type<T>(tensor_type(call.layout.tensor_types, number()), row.tensors[number()],
@@ -104,7 +103,7 @@ inline void prefetch_inputs(const NormArguments& call, const Row<Table, T>& row,
 template <typename Table, typename T>
 inline void prefetch_row(const NormArguments& call, const Row<Table, T>& row, int64_t i,
                          bool streaming) {
-  prefetch_inputs<Table, T, Calls::usual>(call, row, i, kTensorNumbers<Table>);
+  prefetch_inputs<Table, T, Calls{.extras = false}>(call, row, i, kTensorNumbers<Table>);
   if (!streaming) {
     for (void* result : row.results) {
       prefetch_block</*kForWriting=*/true>(static_cast<T*>(result) + i);
