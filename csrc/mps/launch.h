@@ -1,16 +1,11 @@
-// Kernels on PyTorch's MPS stream: what a dispatch binds. Built without ARC.
-//
-// Of PyTorch's MPS headers only MPSStream.h and MPSDevice.h are used: the layout of the others
-// changes between releases.
+// A call as a kernel, its dispatches and what they bind. Plain C++, as pipeline.h.
 #pragma once
-
-#include <Metal/Metal.h>
 
 #include <span>
 #include <vector>
 
 #include "../row_layout.h"
-#include "pipeline_key.h"
+#include "pipeline.h"
 
 namespace mlxnorm::mps {
 
@@ -24,7 +19,7 @@ bool all_aligned(const OpTable& op, const Segment& segment, const NormLayout& la
 
 // A kernel with everything but the tensors.
 struct Launch {
-  id<MTLComputePipelineState> state;
+  Pipeline pipeline;
   uint32_t threads;
   std::vector<Dispatch> dispatches;
   c10::SmallVector<NormParams, 1> params;  // of each segment, but for the rows of a dispatch
@@ -33,21 +28,22 @@ struct Launch {
 Launch make_launch(const OpTable& op, SegmentLayouts layouts, const NormOptions& options,
                    bool aligned);
 
-// What a call binds, by BufferIndex; nil where it has nothing.
-class Bindings {
- public:
+// What a call binds, by BufferIndex; null where it has nothing.
+struct Bindings {
   // A segment's tensors and outs.
   void add(const Segment& segment, const TensorPointers& tensors, const at::Tensor* const* outs);
 
-  static constexpr size_t kCount = kParamsBuffer;
-  id<MTLBuffer> buffers[kCount] = {};
-  NSUInteger offsets[kCount] = {};
-
- private:
-  void set(size_t index, const at::Tensor& tensor);
+  const at::Tensor* tensors[kParamsBuffer] = {};
 };
 
-// Encodes it on the current stream.
+inline int64_t byte_offset(const at::Tensor& tensor) {
+  return tensor.storage_offset() * int64_t(tensor.element_size());
+}
+
+// What a dispatch adds to the parameters.
+void set_shares(const Dispatch& dispatch, c10::SmallVector<NormParams, 1>& params);
+
+// Encodes it on the current stream: encode.mm.
 void run(const Launch& launch, const Bindings& bindings);
 
 }  // namespace mlxnorm::mps

@@ -1,8 +1,8 @@
-// Metal's libraries and pipelines: when kernels are compiled. Built without ARC.
+// Metal's libraries and pipelines: when kernels are compiled.
+//
+// Plain C++, so that what calls it is: pipeline.mm and encode.mm alone are Objective-C++, and
+// tests/gpu has other ones, for an NVIDIA GPU.
 #pragma once
-
-#include <Foundation/Foundation.h>
-#include <Metal/Metal.h>
 
 #include <string>
 #include <vector>
@@ -11,9 +11,13 @@
 
 namespace mlxnorm::mps {
 
+// An MTLComputePipelineState.
+struct PipelineState;
+using Pipeline = PipelineState*;
+
 // Made on first use, then cached for the life of the process. Threads that ask for different ones
 // make them side by side. Raises when Metal fails.
-id<MTLComputePipelineState> pipeline(const PipelineKey& key);
+Pipeline pipeline(const PipelineKey& key);
 
 // How a pipeline came about.
 struct CompiledKernel {

@@ -1,6 +1,9 @@
+// Built without ARC.
 #include "pipeline.h"
 
 #include <ATen/mps/MPSDevice.h>
+#include <Foundation/Foundation.h>
+#include <Metal/Metal.h>
 #include <c10/util/Exception.h>
 #include <dispatch/dispatch.h>
 
@@ -144,11 +147,11 @@ id<MTLComputePipelineState> make_pipeline(const PipelineKey& key) {
 
 }  // namespace
 
-id<MTLComputePipelineState> pipeline(const PipelineKey& key) {
-  static auto* pipelines = new Once<uint64_t, id<MTLComputePipelineState>>;
+Pipeline pipeline(const PipelineKey& key) {
+  static auto* pipelines = new Once<uint64_t, Pipeline>;
   return pipelines->get(packed(key), [&] {
     @autoreleasepool {
-      return make_pipeline(key);
+      return __builtin_bit_cast(Pipeline, make_pipeline(key));
     }
   });
 }

@@ -78,7 +78,7 @@ MUTANTS = [
     Mutant(
         "rotated-words",
         "rotated halves that end within a word are moved by words",
-        "csrc/mps/launch.mm",
+        "csrc/mps/launch.cpp",
         "whole(layout.rotated / 2) &&",
         "",
         ("test_in_place.py", *SIMULATED),
@@ -110,7 +110,7 @@ MUTANTS = [
     Mutant(
         "one-length",
         "rows of different lengths share a dispatch",
-        "csrc/mps/mps.mm",
+        "csrc/mps/mps.cpp",
         "return a.layout.dim == b.layout.dim && ",
         "return ",
         ("test_heads.py", *SIMULATED),
@@ -344,17 +344,17 @@ MUTANTS = [
     Mutant(
         "binding-order",
         "results are bound in reverse",
-        "csrc/mps/launch.mm",
-        "set(kResultBuffer + segment.first_result + r, *outs[r]);",
-        "set(kResultBuffer + segment.first_result + segment.results - 1 - r, *outs[r]);",
+        "csrc/mps/launch.cpp",
+        "[kResultBuffer + segment.first_result + r] = outs[r];",
+        "[kResultBuffer + segment.first_result + segment.results - 1 - r] = outs[r];",
         SIMULATED,
     ),
     Mutant(
         "binding-offset",
         "a buffer's offset is in elements",
-        "csrc/mps/launch.mm",
-        "offsets[index] = NSUInteger(byte_offset(tensor));",
-        "offsets[index] = NSUInteger(tensor.storage_offset());",
+        "csrc/mps/encode.mm",
+        "offset:NSUInteger(byte_offset(*tensor))",
+        "offset:NSUInteger(tensor->storage_offset())",
         ("test_layouts.py", *SIMULATED),
     ),
     Mutant(
@@ -376,7 +376,7 @@ MUTANTS = [
     Mutant(
         "first-row",
         "every dispatch begins with the first row",
-        "csrc/mps/launch.mm",
+        "csrc/mps/launch.cpp",
         "params[s].first_row = dispatch.shares[s].first_row;",
         "params[s].first_row = 0;",
         SIMULATED,
@@ -424,7 +424,7 @@ MUTANTS = [
     Mutant(
         "max-dim",
         "a row of more than 2^31 elements is not refused",
-        "csrc/mps/mps.mm",
+        "csrc/mps/mps.cpp",
         "check_max_dim(op.name, call.first(op.segments[s]), call.across_heads(), kMaxDim);",
         "check_max_dim(op.name, call.first(op.segments[s]), call.across_heads(), 2 * kMaxDim);",
         ("test_mps.py", "test_pipelines.py"),

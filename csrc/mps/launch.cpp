@@ -1,26 +1,11 @@
 #include "launch.h"
 
-#include <ATen/mps/MPSStream.h>
-#include <dispatch/dispatch.h>
-
 #include <algorithm>
 #include <cstdlib>
-#include <exception>
 #include <iterator>
-
-#include "pipeline.h"
 
 namespace mlxnorm::mps {
 namespace {
-
-int64_t byte_offset(const at::Tensor& tensor) {
-  return tensor.storage_offset() * int64_t(tensor.element_size());
-}
-
-// The data pointer of an MPS storage is its MTLBuffer.
-id<MTLBuffer> buffer_of(const at::Tensor& tensor) {
-  return __builtin_bit_cast(id<MTLBuffer>, tensor.storage().data());
-}
 
 // Of a segment, by the numbers of the op.
 NormParams params_of(const Segment& segment, const NormLayout& layout, const NormOptions& options) {
@@ -49,28 +34,6 @@ bool has_whole_parts(const NormLayout& layout) {
     return elements * size_of(layout.dtype) % kWordBytes == 0;
   };
   return whole(layout.rotated / 2) && (layout.heads == 1 || whole(layout.dim / layout.heads));
-}
-
-// Calls body(encoder) on the queue of the current MPS stream. The encoder stays PyTorch's: nothing
-// is committed, waited for or ended here.
-template <typename Body>
-void encode(const Body& body) {
-  at::mps::MPSStream* stream = at::mps::getCurrentMPSStream();
-  const Body* encode_body = &body;
-  // libdispatch does not pass exceptions on.
-  __block std::exception_ptr error;
-  dispatch_sync(stream->queue(), ^{
-    @autoreleasepool {
-      try {
-        (*encode_body)(stream->commandEncoder());
-      } catch (...) {
-        error = std::current_exception();
-      }
-    }
-  });
-  if (error) {
-    std::rethrow_exception(error);
-  }
 }
 
 }  // namespace
@@ -115,52 +78,30 @@ Launch make_launch(const OpTable& op, SegmentLayouts layouts, const NormOptions&
   const int64_t most_rows = *std::max_element(rows, rows + layouts.size());
   const NormLayout& first = *layouts[0];
   const Plan plan = plan_rows(first.dtype, most_rows, first.dim, aligned, chosen_access());
-  launch.state = pipeline(key_of(op, layouts, options, plan));
+  launch.pipeline = pipeline(key_of(op, layouts, options, plan));
   launch.threads = plan.threads;
   launch.dispatches = dispatches(plan, {rows, layouts.size()});
   return launch;
-}
-
-void Bindings::set(size_t index, const at::Tensor& tensor) {
-  buffers[index] = buffer_of(tensor);
-  offsets[index] = NSUInteger(byte_offset(tensor));
 }
 
 void Bindings::add(const Segment& segment, const TensorPointers& tensors,
                    const at::Tensor* const* outs) {
   for (size_t i = 0; i < segment.count; ++i) {
     if (tensors[i] != nullptr) {
-      set(kTensorBuffer + segment.tensors[i], *tensors[i]);
+      this->tensors[kTensorBuffer + segment.tensors[i]] = tensors[i];
     }
   }
   for (size_t r = 0; r < segment.results; ++r) {
-    set(kResultBuffer + segment.first_result + r, *outs[r]);
+    this->tensors[kResultBuffer + segment.first_result + r] = outs[r];
   }
 }
 
-// PyTorch's graph capture records these calls alone, and every dispatch uses up what was set.
-void run(const Launch& launch, const Bindings& bindings) {
-  auto params = launch.params;
-  encode([&](id<MTLComputeCommandEncoder> encoder) {
-    for (const Dispatch& dispatch : launch.dispatches) {
-      [encoder setComputePipelineState:launch.state];
-      for (size_t i = 0; i < Bindings::kCount; ++i) {
-        if (bindings.buffers[i] != nil) {
-          [encoder setBuffer:bindings.buffers[i] offset:bindings.offsets[i] atIndex:NSUInteger(i)];
-        }
-      }
-      for (size_t s = 0; s < params.size(); ++s) {
-        params[s].first_row = dispatch.shares[s].first_row;
-        params[s].rows = dispatch.shares[s].rows;
-        params[s].threadgroups = dispatch.shares[s].threadgroups;
-      }
-      [encoder setBytes:params.data()
-                 length:params.size() * sizeof(NormParams)
-                atIndex:kParamsBuffer];
-      [encoder dispatchThreadgroups:MTLSizeMake(dispatch.threadgroups, 1, 1)
-              threadsPerThreadgroup:MTLSizeMake(launch.threads, 1, 1)];
-    }
-  });
+void set_shares(const Dispatch& dispatch, c10::SmallVector<NormParams, 1>& params) {
+  for (size_t s = 0; s < params.size(); ++s) {
+    params[s].first_row = dispatch.shares[s].first_row;
+    params[s].rows = dispatch.shares[s].rows;
+    params[s].threadgroups = dispatch.shares[s].threadgroups;
+  }
 }
 
 }  // namespace mlxnorm::mps

@@ -8,7 +8,7 @@
 #include "../record.h"
 #include "../register.h"
 #include "launch.h"
-#include "pipeline.h"
+#include "mps.h"
 
 namespace mlxnorm::mps {
 namespace {
@@ -179,7 +179,7 @@ std::tuple<std::vector<std::string>, std::vector<std::string>, std::vector<doubl
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(mlxnorm, MPS, m) {
+void register_on(torch::Library& m) {
   register_kernels<Mps>(m);
   register_functional<bake_rms_norm<MpsRecord>>(m, "_bake_rms_norm");
   m.impl("_warm_up", warm_up);
