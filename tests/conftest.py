@@ -14,6 +14,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import beside
 import built
+import gpu
 import metal_sim  # first: the simulated device must be there before anything asks for MPS
 import pytest
 
@@ -38,6 +39,17 @@ import torch_mlxnorm  # noqa: E402, F401
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--op", metavar="NAME", help="only the tests of this op")
+    parser.addoption(
+        "--gpu",
+        action="store_true",
+        help="only tests of an op on MPS, with an NVIDIA GPU in its place (tests/gpu)",
+    )
+
+
+def runs_on_mps(item: pytest.Item) -> bool:
+    callspec = getattr(item, "callspec", None)
+    values = (callspec.params.get(name) for name in ("device", "where")) if callspec else ()
+    return "mps" in values and "simulated_mps" not in getattr(item, "fixturenames", ())
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -45,6 +57,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         kept = set(one_op.tests_of(name, items))
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = [item for item in items if item in kept]
+    if config.getoption("--gpu"):
+        config.hook.pytest_deselected(items=[item for item in items if not runs_on_mps(item)])
+        items[:] = filter(runs_on_mps, items)
     items.sort(key=beside.waits)
 
 
@@ -60,17 +75,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.fixture(params=["cpu", "mps"])
 def device(request: pytest.FixtureRequest) -> str:
-    if request.param == "mps":
-        request.getfixturevalue("mps")
-    return request.param
+    return request.getfixturevalue("mps") if request.param == "mps" else request.param
 
 
 @pytest.fixture(params=["cpu", "mps", "meta"])
 def where(request: pytest.FixtureRequest) -> str:
     """Every device, and tensors without data, which are checked the same way."""
-    if request.param == "mps":
-        request.getfixturevalue("mps")
-    return request.param
+    return request.getfixturevalue("mps") if request.param == "mps" else request.param
 
 
 def mps_refusal() -> str | None:
@@ -85,8 +96,11 @@ def mps_refusal() -> str | None:
 
 
 @pytest.fixture(scope="session")
-def mps() -> str:
-    """The MPS device, of a Mac or simulated."""
+def mps(pytestconfig: pytest.Config) -> str:
+    """The MPS device, of a Mac or simulated; or an NVIDIA GPU in its place."""
+    if pytestconfig.getoption("--gpu"):
+        gpu.enable()
+        return "cuda"
     if _missing_tool:
         pytest.skip(_missing_tool)
     if not torch.backends.mps.is_available():

@@ -1,10 +1,11 @@
 """What the kernels compute in thousands of cases, for comparing machines and commits bit by bit.
 
-`python tests/digests.py` prints a digest for each of a thousand cases on the CPU. Operands are made
-of integers: PyTorch's own normal distribution has other bits on another machine.
+`python tests/digests.py [--device cpu|mps|cuda]` prints a digest for each of a thousand cases.
+Operands are made of integers: PyTorch's own normal distribution has other bits on another machine.
+`cuda` is the Metal kernels on an NVIDIA GPU (tests/gpu), with the bits of simulated MPS.
 
-`python tests/digests.py --random 6000 --device cpu|mps` does the same for random cases, to be
-compared with those of another commit on the same machine.
+With `--random 6000` it does the same for random cases, to be compared with those of another commit
+on the same machine.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from random import Random
 
 import built
+import gpu
 import metal_sim  # first: the simulated device must be there before anything asks for MPS
 
 if __name__ == "__main__":
@@ -65,10 +67,10 @@ def _digest(results: Sequence[Tensor]) -> str:
     return hashlib.sha256(bits).hexdigest()[:16]
 
 
-def digests(op: Op) -> dict[str, str]:
+def digests(op: Op, device: str = "cpu") -> dict[str, str]:
     generator = torch.Generator().manual_seed(0)
     return {
-        name: _digest(call.mapped(lambda t: _uniform(t, generator))())
+        name: _digest(call.mapped(lambda t: _uniform(t, generator).to(device))())
         for name, call in cases_of(op)
     }
 
@@ -88,13 +90,15 @@ def random_digests(op: Op, count: int, device: str) -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--random", type=int, metavar="N", help="random cases, of all ops together")
-    parser.add_argument("--device", choices=["cpu", "mps"], default="cpu")
+    parser.add_argument("--device", choices=["cpu", "mps", "cuda"], default="cpu")
     options = parser.parse_args()
+    if options.device == "mps":
+        metal_sim.enable()
+    elif options.device == "cuda":
+        gpu.enable()
     if options.random is None:
-        found = {op.name: digests(op) for op in OPS.values()}
+        found = {op.name: digests(op, options.device) for op in OPS.values()}
     else:
-        if options.device == "mps":
-            metal_sim.enable()
         each = -(-options.random // len(OPS))
         found = {op.name: random_digests(op, each, options.device) for op in OPS.values()}
     print(json.dumps(found, indent=0))

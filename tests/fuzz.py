@@ -30,7 +30,7 @@ from progress import Progress
 ROOT = Path(__file__).resolve().parent.parent
 STATE = ROOT / ".cache" / "fuzz"
 BLOCK = 100  # cases that a process is given at once
-LONG_ROWS = {"cpu": 0.02, "mps": 0.01}  # share of the cases
+LONG_ROWS = {"cpu": 0.02, "cuda": 0.02, "mps": 0.01}  # share of the cases
 MAX_FAILURES = 10
 
 

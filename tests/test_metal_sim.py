@@ -14,7 +14,7 @@ import torch
 from beside import beside, run_programs
 from beside import run as run_alone
 from forked import Program
-from metal_sim.translator import cpp_backend, msl
+from translator import cpp_backend, msl
 
 TESTS = Path(__file__).resolve().parent
 SELFTEST = TESTS / "metal_sim" / "selftest"

@@ -11,8 +11,8 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from metal_sim.translator import msl
 from ops import OPS
+from translator import msl
 
 ROOT = Path(__file__).parents[1]
 DTYPES = ["float32", "float16", "bfloat16"]

@@ -3,7 +3,7 @@
 // -fsanitize=thread announces every memory access: the address check, the uninitialised-memory
 // check and the race check hang on it. -fsanitize=alignment,bounds,... announces undefined
 // behaviour together with its line. The struct layouts below are the compiler's interface. The
-// linker puts __wrap_ before the names (translator/compile_library.py), so that the runtime of a
+// linker puts __wrap_ before the names (compile_library.py), so that the runtime of a
 // sanitizer that the whole process runs under does not answer instead.
 #include <stdint.h>
 #include <string.h>

@@ -143,9 +143,8 @@ std::string compile_source(const std::string& source, NSDictionary* macros) {
   const std::string command =
       // Not under the sanitizer that this process may be under.
       "env -u LD_PRELOAD PYTHONPATH=" + shell_quote(config.module_dir) + " " +
-      shell_quote(config.python) + " -m metal_sim.translator.compile_library " +
-      shell_quote(source_path) + " --runtime " + shell_quote(own_path()) + " 2>" +
-      shell_quote(errors_path);
+      shell_quote(config.python) + " -m metal_sim.compile_library " + shell_quote(source_path) +
+      " --runtime " + shell_quote(own_path()) + " 2>" + shell_quote(errors_path);
   FILE* pipe = popen(command.c_str(), "r");
   if (!pipe) throw std::runtime_error("cannot run the translator");
   std::string output;

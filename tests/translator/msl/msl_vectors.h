@@ -26,13 +26,16 @@ struct Swizzle {
 
 // The copies are written out because the compiler checks the alignment of `v[i]` only where it is
 // bound to a reference, which a trivial copy does not do (and the swizzles delete the assignment).
+#ifndef SIM_COPY_VECTOR
+#define SIM_COPY_VECTOR(to, from) __builtin_memcpy(to, from, sizeof(to))
+#endif
 #define SIM_VECTOR_COMMON(N)                                                     \
   vec() = default;                                                               \
   METAL_FUNC vec(const vec& other) {                                             \
-    __builtin_memcpy(components, other.components, sizeof components);           \
+    SIM_COPY_VECTOR(components, other.components);                               \
   }                                                                              \
   METAL_FUNC vec& operator=(const vec& other) {                                  \
-    __builtin_memcpy(components, other.components, sizeof components);           \
+    SIM_COPY_VECTOR(components, other.components);                               \
     return *this;                                                                \
   }                                                                              \
   template <class U, class = std::enable_if_t<sim::is_scalar<U>>>                \
@@ -142,6 +145,7 @@ struct alignas(4 * sizeof(T)) vec<T, 4> {
   METAL_FUNC vec(T a, const vec<T, 3>& bcd) : x(a), y(bcd.x), z(bcd.y), w(bcd.z) {}
 };
 #undef SIM_VECTOR_COMMON
+#undef SIM_COPY_VECTOR
 
 // A scalar operand is converted to the element type first, as MSL does.
 #define SIM_VECTOR_OPERATOR(op)                                                   \

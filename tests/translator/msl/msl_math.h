@@ -4,6 +4,15 @@
 // units in the last place; a test that compares with a tolerance does not mind.
 #pragma once
 
+// SIM_NATIVE_MATH: as CUDA has them in float, for measurements of speed.
+#ifdef SIM_NATIVE_MATH
+#define SIM_ONCE_ROUNDED(name) ::name##f(x)
+#define SIM_RSQRT ::rsqrtf(x)
+#else
+#define SIM_ONCE_ROUNDED(name) SIM_C(name)(static_cast<double>(x))
+#define SIM_RSQRT static_cast<double>(1.0f) / SIM_C(sqrt)(static_cast<double>(x))
+#endif
+
 namespace metal {
 
 #define SIM_VECTORIZE_1(name)                           \
@@ -32,21 +41,21 @@ namespace metal {
     return bfloat(name(static_cast<float>(b))); \
   }                                             \
   SIM_VECTORIZE_1(name)
-SIM_MATH_FUNCTION(sqrt, __builtin_sqrtf(x))
-SIM_MATH_FUNCTION(rsqrt, static_cast<double>(1.0f) / __builtin_sqrt(static_cast<double>(x)))
-SIM_MATH_FUNCTION(exp, __builtin_exp(x))
-SIM_MATH_FUNCTION(exp2, __builtin_exp2(x))
-SIM_MATH_FUNCTION(log, __builtin_log(x))
-SIM_MATH_FUNCTION(log2, __builtin_log2(x))
-SIM_MATH_FUNCTION(sin, __builtin_sin(x))
-SIM_MATH_FUNCTION(cos, __builtin_cos(x))
-SIM_MATH_FUNCTION(tanh, __builtin_tanh(x))
-SIM_MATH_FUNCTION(floor, __builtin_floorf(x))
-SIM_MATH_FUNCTION(ceil, __builtin_ceilf(x))
-SIM_MATH_FUNCTION(trunc, __builtin_truncf(x))
-SIM_MATH_FUNCTION(round, __builtin_roundf(x))
-SIM_MATH_FUNCTION(rint, __builtin_rintf(x))
-SIM_MATH_FUNCTION(fabs, __builtin_fabsf(x))
+SIM_MATH_FUNCTION(sqrt, SIM_C(sqrtf)(x))
+SIM_MATH_FUNCTION(rsqrt, SIM_RSQRT)
+SIM_MATH_FUNCTION(exp, SIM_ONCE_ROUNDED(exp))
+SIM_MATH_FUNCTION(exp2, SIM_ONCE_ROUNDED(exp2))
+SIM_MATH_FUNCTION(log, SIM_ONCE_ROUNDED(log))
+SIM_MATH_FUNCTION(log2, SIM_ONCE_ROUNDED(log2))
+SIM_MATH_FUNCTION(sin, SIM_ONCE_ROUNDED(sin))
+SIM_MATH_FUNCTION(cos, SIM_ONCE_ROUNDED(cos))
+SIM_MATH_FUNCTION(tanh, SIM_ONCE_ROUNDED(tanh))
+SIM_MATH_FUNCTION(floor, SIM_C(floorf)(x))
+SIM_MATH_FUNCTION(ceil, SIM_C(ceilf)(x))
+SIM_MATH_FUNCTION(trunc, SIM_C(truncf)(x))
+SIM_MATH_FUNCTION(round, SIM_C(roundf)(x))
+SIM_MATH_FUNCTION(rint, SIM_C(rintf)(x))
+SIM_MATH_FUNCTION(fabs, SIM_C(fabsf)(x))
 #undef SIM_MATH_FUNCTION
 
 template <class T, class = std::enable_if_t<sim::is_scalar<T>>>
@@ -60,7 +69,7 @@ METAL_FUNC T abs(T x) {
 SIM_VECTORIZE_1(abs)
 
 METAL_FUNC float fma(float a, float b, float c) {
-  return __builtin_fmaf(a, b, c);
+  return SIM_C(fmaf)(a, b, c);
 }
 METAL_FUNC half fma(half a, half b, half c) {
   // The product of two halves is exact in double, so one rounding remains, through float.
@@ -76,43 +85,43 @@ METAL_FUNC vec<T, N> fma(const vec<T, N>& a, const vec<T, N>& b, const vec<T, N>
 }
 
 METAL_FUNC float pow(float a, float b) {
-  return static_cast<float>(__builtin_pow(static_cast<double>(a), static_cast<double>(b)));
+  return static_cast<float>(SIM_C(pow)(static_cast<double>(a), static_cast<double>(b)));
 }
 METAL_FUNC float fmod(float a, float b) {
-  return __builtin_fmodf(a, b);
+  return SIM_C(fmodf)(a, b);
 }
 METAL_FUNC float copysign(float a, float b) {
-  return __builtin_copysignf(a, b);
+  return SIM_C(copysignf)(a, b);
 }
 METAL_FUNC bool isnan(float x) {
-  return __builtin_isnan(x);
+  return SIM_C(isnan)(x);
 }
 METAL_FUNC bool isinf(float x) {
-  return __builtin_isinf(x);
+  return SIM_C(isinf)(x);
 }
 METAL_FUNC bool isfinite(float x) {
-  return __builtin_isfinite(x);
+  return SIM_C(isfinite)(x);
 }
 
 // Overloads, not templates, as in MSL: an operand may be a function constant. For floating point
 // min and max are fmin and fmax: a NaN loses against a number.
-#define SIM_COMMON_FUNCTIONS(T)                                                             \
-  METAL_FUNC T min(T a, T b) {                                                              \
-    if constexpr (std::is_integral_v<T>) {                                                  \
-      return b < a ? b : a;                                                                 \
-    } else {                                                                                \
-      return static_cast<T>(__builtin_fminf(static_cast<float>(a), static_cast<float>(b))); \
-    }                                                                                       \
-  }                                                                                         \
-  METAL_FUNC T max(T a, T b) {                                                              \
-    if constexpr (std::is_integral_v<T>) {                                                  \
-      return a < b ? b : a;                                                                 \
-    } else {                                                                                \
-      return static_cast<T>(__builtin_fmaxf(static_cast<float>(a), static_cast<float>(b))); \
-    }                                                                                       \
-  }                                                                                         \
-  METAL_FUNC T clamp(T value, T low, T high) {                                              \
-    return min(max(value, low), high);                                                      \
+#define SIM_COMMON_FUNCTIONS(T)                                                          \
+  METAL_FUNC T min(T a, T b) {                                                           \
+    if constexpr (std::is_integral_v<T>) {                                               \
+      return b < a ? b : a;                                                              \
+    } else {                                                                             \
+      return static_cast<T>(SIM_C(fminf)(static_cast<float>(a), static_cast<float>(b))); \
+    }                                                                                    \
+  }                                                                                      \
+  METAL_FUNC T max(T a, T b) {                                                           \
+    if constexpr (std::is_integral_v<T>) {                                               \
+      return a < b ? b : a;                                                              \
+    } else {                                                                             \
+      return static_cast<T>(SIM_C(fmaxf)(static_cast<float>(a), static_cast<float>(b))); \
+    }                                                                                    \
+  }                                                                                      \
+  METAL_FUNC T clamp(T value, T low, T high) {                                           \
+    return min(max(value, low), high);                                                   \
   }
 SIM_COMMON_FUNCTIONS(char)
 SIM_COMMON_FUNCTIONS(uchar)
@@ -173,6 +182,17 @@ METAL_FUNC float length_squared(const vec<float, N>& a) {
   return dot(a, a);
 }
 
+#ifdef __CUDACC_RTC__
+METAL_FUNC uint popcount(uint x) {
+  return static_cast<uint>(__popc(x));
+}
+METAL_FUNC uint clz(uint x) {
+  return static_cast<uint>(__clz(x));
+}
+METAL_FUNC uint ctz(uint x) {
+  return x == 0 ? 32u : static_cast<uint>(__ffs(x) - 1);
+}
+#else
 METAL_FUNC uint popcount(uint x) {
   return static_cast<uint>(__builtin_popcount(x));
 }
@@ -182,6 +202,7 @@ METAL_FUNC uint clz(uint x) {
 METAL_FUNC uint ctz(uint x) {
   return x == 0 ? 32u : static_cast<uint>(__builtin_ctz(x));
 }
+#endif
 METAL_FUNC uint mulhi(uint a, uint b) {
   return static_cast<uint>((static_cast<uint64_t>(a) * b) >> 32);
 }
@@ -208,6 +229,9 @@ using metal::tanh;
 }  // namespace precise
 namespace fast = precise;
 
+#undef SIM_C
+#undef SIM_ONCE_ROUNDED
+#undef SIM_RSQRT
 #undef SIM_VECTORIZE_1
 #undef SIM_VECTORIZE_2
 

@@ -15,18 +15,12 @@ The text of the shader stays as it is, line by line, so that compiler messages, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from .msl import ADDRESS_SPACES, Kernel, Location, Parameter, Program, Span, ThreadgroupDeclaration
+from .edits import Edit, address_space_edits, apply
+from .msl import Kernel, Location, Parameter, Program, Span, ThreadgroupDeclaration
 
 # Threads per threadgroup that a pipeline allows when the shader names no limit.
 DEFAULT_MAX_THREADS = "1024"
-
-
-@dataclass(frozen=True)
-class _Edit:
-    span: Span
-    replacement: str
 
 
 def _quote(text: str) -> str:
@@ -90,42 +84,16 @@ def _threadgroup_references(
     return " ".join(references)
 
 
-def _kernel_edits(kernel: Kernel) -> list[_Edit]:
-    edits = [_Edit(Span(kernel.head.start, kernel.head.start), _traits(kernel))]
-    edits += [_Edit(span, "") for span in kernel.removable]
+def _kernel_edits(kernel: Kernel) -> list[Edit]:
+    edits = [Edit(Span(kernel.head.start, kernel.head.start), _traits(kernel))]
+    edits += [Edit(span, "") for span in kernel.removable]
     for parameter in kernel.parameters:
-        edits += [_Edit(span, "") for span in parameter.attribute_spans]
+        edits += [Edit(span, "") for span in parameter.attribute_spans]
     index = 0
     for declaration in kernel.threadgroup_declarations:
-        edits.append(_Edit(declaration.span, _threadgroup_references(kernel, declaration, index)))
+        edits.append(Edit(declaration.span, _threadgroup_references(kernel, declaration, index)))
         index += len(declaration.variables)
     return edits
-
-
-def _address_space_edits(program: Program, inside: Sequence[Span]) -> list[_Edit]:
-    """Drop address spaces, except in text that another edit replaces."""
-    edits = []
-    for token in program.tokens:
-        if token.text not in ADDRESS_SPACES:
-            continue
-        if any(span.start <= token.span.start < span.end for span in inside):
-            continue
-        edits.append(_Edit(token.span, "const" if token.text == "constant" else ""))
-    return edits
-
-
-def _apply(text: str, edits: Sequence[_Edit]) -> str:
-    pieces = []
-    position = 0
-    for edit in sorted(edits, key=lambda e: (e.span.start, e.span.end)):
-        assert edit.span.start >= position, "overlapping edits"
-        pieces.append(text[position : edit.span.start])
-        pieces.append(edit.replacement)
-        # Keep the lines that the replaced text had, so later lines keep their numbers.
-        pieces.append("\n" * text.count("\n", edit.span.start, edit.span.end))
-        position = edit.span.end
-    pieces.append(text[position:])
-    return "".join(pieces)
 
 
 def _registration(number: int, host_name: str, kernel: Kernel, arguments: str) -> str:
@@ -138,7 +106,7 @@ def _registration(number: int, host_name: str, kernel: Kernel, arguments: str) -
 
 def generate(program: Program, host_names: Sequence[str] | None = None) -> str:
     """C++ source of a shader that registers the named entry points (all by default)."""
-    edits: list[_Edit] = []
+    edits: list[Edit] = []
     for kernel in program.kernels:
         edits += _kernel_edits(kernel)
     for constant in program.function_constants:
@@ -146,15 +114,15 @@ def generate(program: Program, host_names: Sequence[str] | None = None) -> str:
             f"static const sim::FunctionConstant<{constant.type}, ({constant.index})> "
             f"{constant.name}{{{_quote(constant.name)}, {_site(constant.location)}}};"
         )
-        edits.append(_Edit(constant.span, replacement))
+        edits.append(Edit(constant.span, replacement))
     for derived in program.derived_constants:
         evaluate = f"operator {derived.type}() const {{ return {derived.initializer}; }}"
         name = derived.name
         replacement = f"static const struct {name}_simulator_constant {{ {evaluate} }} {name}{{}};"
-        edits.append(_Edit(derived.span, replacement))
-    edits += [_Edit(instantiation.span, "") for instantiation in program.instantiations]
+        edits.append(Edit(derived.span, replacement))
+    edits += [Edit(instantiation.span, "") for instantiation in program.instantiations]
     replaced = [edit.span for edit in edits]
-    edits += _address_space_edits(program, replaced)
+    edits += address_space_edits(program, replaced)
 
     registrations = [
         _registration(number, *entry)
@@ -163,6 +131,6 @@ def generate(program: Program, host_names: Sequence[str] | None = None) -> str:
     ]
     # An unnamed namespace: parts of one library may not collide, and what a part does not register
     # is not compiled.
-    lines = ['#include "msl.h"', "namespace {", _apply(program.text, edits)]
+    lines = ['#include "msl.h"', "namespace {", apply(program.text, edits)]
     lines += ['#line 1 "<registrations>"', *registrations, "}  // namespace", ""]
     return "\n".join(lines)

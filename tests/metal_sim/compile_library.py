@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from .. import toolchain
-from . import cpp_backend, msl
+from translator import cpp_backend, edits, msl
+
+from . import toolchain
 
 # What Apple's compiler calls source that came as a string.
 DEFAULT_DISPLAY_NAME = "program_source"
@@ -84,9 +85,9 @@ class CompilationError(Exception):
 
 
 def _simulator_headers() -> list[Path]:
-    return sorted((toolchain.PACKAGE / "msl").glob("*.h")) + [
-        toolchain.PACKAGE / "executor" / "kernel_abi.h"
-    ]
+    folders = (toolchain.PACKAGE / "msl", msl.TYPES)
+    headers = [path for folder in folders for path in sorted(folder.glob("*.h"))]
+    return [*headers, toolchain.PACKAGE / "executor" / "kernel_abi.h"]
 
 
 def cache_key(preprocessed: str) -> str:
@@ -95,7 +96,7 @@ def cache_key(preprocessed: str) -> str:
     parts = [preprocessed, toolchain.compiler_version(), *COMPILE_FLAGS, *LINK_FLAGS]
     parts.append(str(KERNELS_PER_PART))
     parts += [path.read_text() for path in _simulator_headers()]
-    parts += [Path(module.__file__ or "").read_text() for module in (msl, cpp_backend)]
+    parts += [Path(module.__file__ or "").read_text() for module in (msl, edits, cpp_backend)]
     for part in parts:
         digest.update(part.encode() + b"\0")
     return digest.hexdigest()[:24]
@@ -137,7 +138,8 @@ def compile_source(
     ]
     with tempfile.TemporaryDirectory(dir=folder) as scratch_name:
         scratch = Path(scratch_name)
-        include = [f"-I{toolchain.PACKAGE / 'msl'}", f"-I{toolchain.PACKAGE / 'executor'}"]
+        folders = (toolchain.PACKAGE / "msl", msl.TYPES, toolchain.PACKAGE / "executor")
+        include = [f"-I{folder}" for folder in folders]
 
         def compile_part(number: int) -> Path:
             generated = scratch / f"part{number}.cpp"

@@ -4,6 +4,13 @@
 // Not always_inline, as on the GPU: large kernels would take minutes to compile.
 #define METAL_FUNC inline
 
+// A function of C's, by its name.
+#ifdef __CUDACC_RTC__
+#define SIM_C(name) ::name
+#else
+#define SIM_C(name) __builtin_##name
+#endif
+
 using uint = uint32_t;
 using uchar = uint8_t;
 using ushort = uint16_t;
@@ -15,11 +22,29 @@ template <class To, class From>
 METAL_FUNC To bit_cast(From from) {
   static_assert(sizeof(To) == sizeof(From), "as_type needs types of the same size");
   To to;
-  __builtin_memcpy(&to, &from, sizeof to);
+  SIM_C(memcpy)(&to, &from, sizeof to);
   return to;
 }
 
 // Every conversion rounds to nearest, ties to even.
+#ifdef __CUDACC_RTC__
+// By instruction; a NaN is another one.
+METAL_FUNC uint16_t half_bits_from_float(float value) {
+  uint16_t bits;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+  return bits;
+}
+METAL_FUNC float float_from_half_bits(uint16_t half) {
+  float value;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(half));
+  return value;
+}
+METAL_FUNC uint16_t bfloat_bits_from_float(float value) {
+  uint16_t bits;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+  return bits;
+}
+#else
 METAL_FUNC uint16_t half_bits_from_float(float value) {
   uint32_t bits = bit_cast<uint32_t>(value);
   const uint32_t sign = (bits >> 16) & 0x8000u;
@@ -61,6 +86,7 @@ METAL_FUNC uint16_t bfloat_bits_from_float(float value) {
   }
   return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
+#endif
 
 METAL_FUNC float float_from_bfloat_bits(uint16_t bfloat) {
   return bit_cast<float>(static_cast<uint32_t>(bfloat) << 16);
@@ -170,10 +196,10 @@ METAL_FUNC bfloat operator"" bf(unsigned long long value) {
 }
 
 #ifndef INFINITY
-#define INFINITY __builtin_inff()
+#define INFINITY __builtin_bit_cast(float, 0x7f800000u)
 #endif
 #ifndef NAN
-#define NAN __builtin_nanf("")
+#define NAN __builtin_bit_cast(float, 0x7fc00000u)
 #endif
 #define MAXFLOAT 0x1.fffffep+127f
 #define FLT_MAX 0x1.fffffep+127f
@@ -196,8 +222,8 @@ struct numeric_limits<float> {
   static constexpr METAL_FUNC float lowest() { return -FLT_MAX; }
   static constexpr METAL_FUNC float max() { return FLT_MAX; }
   static constexpr METAL_FUNC float epsilon() { return FLT_EPSILON; }
-  static constexpr METAL_FUNC float infinity() { return __builtin_inff(); }
-  static constexpr METAL_FUNC float quiet_NaN() { return __builtin_nanf(""); }
+  static constexpr METAL_FUNC float infinity() { return INFINITY; }
+  static constexpr METAL_FUNC float quiet_NaN() { return NAN; }
 };
 template <>
 struct numeric_limits<half> {
@@ -205,8 +231,8 @@ struct numeric_limits<half> {
   static METAL_FUNC half lowest() { return half(-65504.0f); }
   static METAL_FUNC half max() { return half(65504.0f); }
   static METAL_FUNC half epsilon() { return half(0x1p-10f); }
-  static METAL_FUNC half infinity() { return half(__builtin_inff()); }
-  static METAL_FUNC half quiet_NaN() { return half(__builtin_nanf("")); }
+  static METAL_FUNC half infinity() { return half(INFINITY); }
+  static METAL_FUNC half quiet_NaN() { return half(NAN); }
 };
 template <>
 struct numeric_limits<bfloat> {
@@ -214,8 +240,8 @@ struct numeric_limits<bfloat> {
   static METAL_FUNC bfloat lowest() { return bfloat(-0x1.fep+127f); }
   static METAL_FUNC bfloat max() { return bfloat(0x1.fep+127f); }
   static METAL_FUNC bfloat epsilon() { return bfloat(0x1p-7f); }
-  static METAL_FUNC bfloat infinity() { return bfloat(__builtin_inff()); }
-  static METAL_FUNC bfloat quiet_NaN() { return bfloat(__builtin_nanf("")); }
+  static METAL_FUNC bfloat infinity() { return bfloat(INFINITY); }
+  static METAL_FUNC bfloat quiet_NaN() { return bfloat(NAN); }
 };
 
 template <class A, class B>

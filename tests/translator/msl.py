@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 METAL_VERSION = 310
-METAL_HEADERS = Path(__file__).resolve().parent.parent / "msl" / "metal_headers"
+METAL_HEADERS = Path(__file__).resolve().parent / "metal_headers"
+TYPES = Path(__file__).resolve().parent / "msl"  # MSL's types and functions for both back ends
 
 # Built-in kernel arguments: attribute name -> whether it may be a 2- or 3-component vector.
 BUILTIN_ARGUMENTS = {

@@ -1,0 +1,115 @@
+"""The Metal kernels on an NVIDIA GPU: `enable()` gives CUDA tensors all that MPS tensors have.
+
+    shaders/OP.metal ──► translator ──► CUDA ──► NVRTC ──► machine code ──┐
+                                                                          ├──► CUDA stream
+    csrc/mps/*.cpp (checks, layouts, plans, pipeline keys) ──► device.cpp ┘
+
+So plans, argument blocks, geometry and kernels are the product's, and the tests are the same.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from translator import cuda_backend, edits, msl, nvrtc
+
+ROOT = Path(__file__).resolve().parents[2]
+PARAMS_BUFFER = 12  # kParamsBuffer of shaders/abi.h
+
+# Bits are those of the simulator with "exact": exp, tanh and rsqrt computed in double and rounded
+# once. "native" ones are CUDA's in float, which are as fast as a GPU's own.
+MATH = os.environ.get("MLXNORM_GPU_MATH", "exact")
+
+
+class MissingTool(RuntimeError):
+    """What a run on a GPU needs is not there."""
+
+
+def cache_dir() -> Path:
+    return Path(os.environ.get("MLXNORM_GPU_CACHE", ROOT / ".cache" / "gpu"))
+
+
+@functools.cache
+def program_of(op: str) -> msl.Program:
+    preprocessor = shutil.which("c++")
+    if preprocessor is None:
+        raise MissingTool("c++ was not found: apt-get install g++")
+    return msl.parse(msl.preprocess(ROOT / "shaders" / f"{op}.metal", [preprocessor]))
+
+
+@functools.cache
+def _compiler_key() -> bytes:
+    """Of all that makes machine code of a source."""
+    digest = hashlib.sha256(nvrtc.version().encode())
+    for path in (*sorted(msl.TYPES.glob("*.h")), Path(nvrtc.__file__)):
+        digest.update(path.read_bytes())
+    for module in (cuda_backend, edits):
+        digest.update(Path(module.__file__ or "").read_bytes())
+    return digest.digest()
+
+
+def compile_kernel(op: str, function: str, constants: dict[int, int]) -> bytes:
+    """Machine code of a kernel, from the cache when it is there. Several processes may share it."""
+    values = {index: f"{value}u" for index, value in constants.items()}
+    source = cuda_backend.generate(program_of(op), [function], values)
+    major, minor = torch.cuda.get_device_capability()
+    architecture = f"sm_{major}{minor}"
+    defines = ["SIM_NATIVE_MATH"] if MATH == "native" else []
+    digest = hashlib.sha256(_compiler_key())
+    digest.update("\0".join((source, architecture, *defines)).encode())
+    path = cache_dir() / "kernels" / f"{digest.hexdigest()[:32]}.cubin"
+    if path.exists():
+        return path.read_bytes()
+    code = nvrtc.compile_cubin(source, architecture, defines=defines, bytes_buffer=PARAMS_BUFFER)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}")
+    part.write_bytes(code)
+    part.replace(path)
+    return code
+
+
+@functools.cache
+def enable() -> ModuleType:
+    """Build what is stale, and register the kernels for CUDA tensors."""
+    importlib.import_module("torch_mlxnorm")  # the schemas
+    if not torch.cuda.is_available():
+        raise MissingTool("there is no NVIDIA GPU, or this PyTorch is not one for CUDA")
+    try:
+        nvrtc.library()
+    except nvrtc.MissingTool as error:
+        raise MissingTool(str(error)) from None
+    cpp_extension = importlib.import_module("torch.utils.cpp_extension")  # takes a while
+    # Checks are compiled into both; what registers schemas is in the extension proper.
+    sources = [path for path in (ROOT / "csrc").glob("*.cpp") if path.name != "library.cpp"]
+    sources += [path for path in (ROOT / "csrc/mps").glob("*.cpp") if path.name != "register.cpp"]
+    sources.append(Path(__file__).with_name("device.cpp"))
+    folder = cache_dir() / f"torch-{torch.__version__}"
+    folder.mkdir(parents=True, exist_ok=True)
+    module = cpp_extension.load(
+        "mlxnorm_gpu",
+        sorted(map(str, sources)),
+        extra_cflags=["-O2", "-std=c++20", "-fvisibility=hidden", "-Wno-psabi"],
+        build_directory=str(folder),
+        with_cuda=True,
+    )
+    module.set_compiler(compile_kernel)
+    return module
+
+
+@contextmanager
+def max_grid_threads(most: int) -> Iterator[None]:
+    """Inside the context, more threads than this take several dispatches."""
+    enable().set_max_grid_threads(most)
+    try:
+        yield
+    finally:
+        enable().set_max_grid_threads(1 << 31)

@@ -1,0 +1,128 @@
+// csrc/mps on an NVIDIA GPU: what pipeline.mm and encode.mm are for Metal. CUDA tensors take the
+// place of MPS tensors; all else is the product's, unchanged.
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <cuda_runtime.h>
+#include <torch/extension.h>
+
+#include <chrono>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "../../csrc/mps/launch.h"
+#include "../../csrc/mps/mps.h"
+#include "../../csrc/mps/once.h"
+
+namespace mlxnorm::mps {
+namespace {
+
+// As kernels see it: translator/msl/cuda_kernel.h.
+struct Arguments {
+  void* buffers[31];
+  uint32_t threadgroup_offsets[8];
+  alignas(16) unsigned char bytes[3072];
+};
+static_assert(sizeof(NormParams) * kMaxSegments <= sizeof(Arguments::bytes));
+
+void check(cudaError_t error) {
+  TORCH_CHECK(error == cudaSuccess, "CUDA: ", cudaGetErrorString(error));
+}
+
+// compile(op, function, constants) -> machine code; see __init__.py.
+pybind11::object& compiler() {
+  static auto* instance = new pybind11::object;
+  return *instance;
+}
+
+std::map<int, uint32_t> constants_of(const PipelineKey& key) {
+  std::map<int, uint32_t> values = {
+      {kTensorTypesConstant, key.tensor_types},
+      {kScalarsConstant, key.scalars},
+      {kChoicesConstant, key.choices},
+      {kPrefetchConstant, prefetched_tensors(key)},
+      {kLanesPerRowConstant, key.plan.lanes_per_row},
+      {kResultTypesConstant, result_types(table_of(key.op), key.tensor_types)},
+  };
+  const uint32_t buffers = bound_buffers(table_of(key.op), key.tensor_types);
+  for (int i = 0; i < kParamsBuffer; ++i) {
+    values[kHasBufferConstant + i] = has_bit(buffers, i);
+  }
+  return values;
+}
+
+struct Log {
+  std::mutex mutex;
+  std::vector<CompiledKernel> kernels;
+};
+
+Log& log() {
+  static auto* instance = new Log;
+  return *instance;
+}
+
+cudaKernel_t make_pipeline(const PipelineKey& key) {
+  const auto start = std::chrono::steady_clock::now();
+  const std::string name = function_name(key.op, key.plan, key.dtype);
+  std::string code;
+  {
+    const pybind11::gil_scoped_acquire gil;
+    code = compiler()(op_name(key.op), name, constants_of(key)).cast<std::string>();
+  }
+  cudaLibrary_t library;
+  check(cudaLibraryLoadData(&library, code.data(), nullptr, nullptr, 0, nullptr, nullptr, 0));
+  cudaKernel_t kernel;
+  check(cudaLibraryGetKernel(&kernel, library, "sim_entry_0"));
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  const std::lock_guard<std::mutex> lock(log().mutex);
+  log().kernels.push_back({name, "source", seconds.count()});
+  return kernel;
+}
+
+}  // namespace
+
+Pipeline pipeline(const PipelineKey& key) {
+  static auto* pipelines = new Once<uint64_t, Pipeline>;
+  return pipelines->get(packed(key),
+                        [&] { return __builtin_bit_cast(Pipeline, make_pipeline(key)); });
+}
+
+std::vector<CompiledKernel> compiled_kernels() {
+  const std::lock_guard<std::mutex> lock(log().mutex);
+  return log().kernels;
+}
+
+void run(const Launch& launch, const Bindings& bindings) {
+  Arguments arguments{};
+  for (size_t i = 0; i < kParamsBuffer; ++i) {
+    if (const at::Tensor* tensor = bindings.tensors[i]) {
+      arguments.buffers[i] =
+          static_cast<char*>(tensor->storage().mutable_data()) + byte_offset(*tensor);
+    }
+  }
+  const c10::cuda::CUDAGuard guard(bindings.tensors[kResultBuffer] != nullptr
+                                       ? bindings.tensors[kResultBuffer]->device()
+                                       : bindings.tensors[kTensorBuffer]->device());
+  auto params = launch.params;
+  for (const Dispatch& dispatch : launch.dispatches) {
+    set_shares(dispatch, params);
+    std::memcpy(arguments.bytes, params.data(), params.size() * sizeof(NormParams));
+    void* pointers[] = {&arguments};
+    check(cudaLaunchKernel(__builtin_bit_cast(const void*, launch.pipeline),
+                           dim3(dispatch.threadgroups), dim3(launch.threads), pointers, 0,
+                           c10::cuda::getCurrentCUDAStream()));
+  }
+}
+
+}  // namespace mlxnorm::mps
+
+TORCH_LIBRARY_IMPL(mlxnorm, CUDA, m) {
+  mlxnorm::mps::register_on(m);
+}
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+  m.def("set_compiler", [](pybind11::object compile) { mlxnorm::mps::compiler() = compile; });
+  m.def("set_max_grid_threads", [](int64_t most) { mlxnorm::mps::max_grid_threads = most; });
+}

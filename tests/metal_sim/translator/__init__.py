@@ -1,1 +1,0 @@
-"""Translate Metal shaders: `msl` is the front end, `cpp_backend` writes C++ for the executor."""
