@@ -14,7 +14,11 @@ import argparse
 import hashlib
 import itertools
 import json
+import multiprocessing
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from random import Random
 
 import built
@@ -30,6 +34,8 @@ from tensors import DTYPES
 from torch import Tensor
 
 DIMS = [1, 7, 33, 64, 250, 2816]
+# With few of the options: Metal's kernels for longer rows, by words and by elements.
+LONG_DIMS = [8200, 8201, 16400, 16401, 33000, 33001]
 
 
 def cases_of(op: Op) -> Iterator[tuple[str, Call]]:
@@ -40,9 +46,10 @@ def cases_of(op: Op) -> Iterator[tuple[str, Call]]:
     extras = [None, "there"] if op.extras else [None]
     extras += ["tanh", "sigmoid"] if op.adds_a_branch else []  # activations of the gate
     choices = itertools.product(roundings, activations, places, extras)
-    for dtype, dim, (casting_mode, offset), choice, float32 in itertools.product(
-        DTYPES, DIMS, options, list(choices), ["none", "odd"]
-    ):
+    combinations = list(itertools.product(options, choices, ["none", "odd"]))
+    cases = itertools.product(DTYPES, DIMS, combinations)
+    long_cases = itertools.product(DTYPES, LONG_DIMS, [combinations[0], combinations[-1]])
+    for dtype, dim, ((casting_mode, offset), choice, float32) in itertools.chain(cases, long_cases):
         rounds, activation, after, extra = choice
         chosen = {"casting_mode": casting_mode, "weight_offset": offset}
         chosen |= {"round_intermediates": True} if rounds else {}
@@ -67,40 +74,61 @@ def _digest(results: Sequence[Tensor]) -> str:
     return hashlib.sha256(bits).hexdigest()[:16]
 
 
-def digests(op: Op, device: str = "cpu") -> dict[str, str]:
+Share = tuple[int, int]  # (1, 3): the second third
+
+
+def digests(op: Op, device: str = "cpu", share: Share = (0, 1)) -> dict[str, str]:
     generator = torch.Generator().manual_seed(0)
-    return {
-        name: _digest(call.mapped(lambda t: _uniform(t, generator).to(device))())
-        for name, call in cases_of(op)
-    }
+    found = {}
+    for number, (name, call) in enumerate(cases_of(op)):
+        call = call.mapped(lambda t: _uniform(t, generator))
+        if number % share[1] == share[0]:
+            found[name] = _digest(call.mapped(lambda t: t.to(device))())
+    return found
 
 
-def random_digests(op: Op, count: int, device: str) -> dict[str, str]:
+def random_digests(op: Op, count: int, device: str, share: Share) -> dict[str, str]:
     """By the number of the case and what it is."""
     from cases import random_case
 
     found = {}
-    for number in range(count):
+    for number in range(share[0], count, share[1]):
         case = random_case(Random(f"{op.name}/{number}"), op, long_rows=0.02)
         what = hashlib.sha256(repr(case).encode()).hexdigest()[:8]
         found[f"{number} {what}"] = _digest(case.call(device)())
     return found
 
 
+def prepare(device: str) -> None:
+    if device == "mps":
+        metal_sim.enable()
+    elif device == "cuda":
+        gpu.enable()
+
+
+def digests_of(work: tuple[str, Share], count: int | None, device: str) -> dict[str, str]:
+    name, share = work
+    if count is None:
+        return digests(OPS[name], device, share)
+    return random_digests(OPS[name], count, device, share)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--random", type=int, metavar="N", help="random cases, of all ops together")
     parser.add_argument("--device", choices=["cpu", "mps", "cuda"], default="cpu")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
     options = parser.parse_args()
-    if options.device == "mps":
-        metal_sim.enable()
-    elif options.device == "cuda":
-        gpu.enable()
-    if options.random is None:
-        found = {op.name: digests(op, options.device) for op in OPS.values()}
-    else:
-        each = -(-options.random // len(OPS))
-        found = {op.name: random_digests(op, each, options.device) for op in OPS.values()}
+    prepare(options.device)  # what is to be built is built once
+    each = None if options.random is None else -(-options.random // len(OPS))
+    shares = [(k, options.jobs) for k in range(options.jobs)]
+    work = list(itertools.product(OPS, shares))
+    context = multiprocessing.get_context("spawn")
+    found: dict[str, dict[str, str]] = {name: {} for name in OPS}
+    with ProcessPoolExecutor(options.jobs, context, prepare, (options.device,)) as pool:
+        of_share = partial(digests_of, count=each, device=options.device)
+        for (name, _), some in zip(work, pool.map(of_share, work), strict=True):
+            found[name] |= some
     print(json.dumps(found, indent=0))
 
 

@@ -19,11 +19,11 @@ CONSTANTS = {0: "0x5555u", 1: "0u", 2: "0u", 3: "0u", 4: "32u", 5: "0x55u"}
 CONSTANTS |= {number: "true" for number in range(6, 19)}
 
 
-def program_of(shader: Path) -> msl.Program:
+def translated(shader: Path) -> cuda_backend.Translated:
     preprocessor = shutil.which("c++") or shutil.which("clang++-19")
     if preprocessor is None:
         pytest.skip("no C++ compiler: apt-get install g++")
-    return msl.parse(msl.preprocess(shader, [preprocessor]))
+    return cuda_backend.translate(msl.parse(msl.preprocess(shader, [preprocessor])))
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +34,14 @@ def compiler() -> None:
         pytest.skip(str(error))
 
 
-def names_of(program: msl.Program) -> list[str]:
-    return [name for name, _, _ in program.entry_points()]
+def names_of(shader: cuda_backend.Translated) -> list[str]:
+    return [name for name, _, _ in shader.program.entry_points()]
 
 
 @pytest.mark.parametrize("shader", SHADERS, ids=lambda path: path.stem)
 def test_compiles(shader: Path, compiler: None) -> None:
     """Of each kernel one dtype and access; `make gpu-check` compiles all, for many calls."""
-    program = program_of(shader)
+    program = translated(shader)
     kinds = ["simd_2_float32_vector", "row_2_bfloat16_scalar", "row_4_float16_vector"]
     names = [f"{shader.stem}_{kind}" for kind in (*kinds, "loop_bfloat16_vector")]
     assert set(names) < set(names_of(program))
@@ -54,7 +54,7 @@ def test_compiles(shader: Path, compiler: None) -> None:
 
 @pytest.mark.parametrize("name", ["positive", "ops", "bugs"])
 def test_foreign_shaders_compile(name: str, compiler: None) -> None:
-    program = program_of(SELFTEST / f"{name}.metal")
+    program = translated(SELFTEST / f"{name}.metal")
     constants = {number: "1u" for number in range(10)}
     source = cuda_backend.generate(program, names_of(program), constants)
     assert nvrtc.compile_cubin(source, ARCHITECTURE)
@@ -66,13 +66,13 @@ def test_errors_name_the_shader(tmp_path: Path, compiler: None) -> None:
         "#include <metal_stdlib>\nusing namespace metal;\n"
         "kernel void f(device float* x [[buffer(0)]]) {\n  x[0] = nothing;\n}\n"
     )
-    source = cuda_backend.generate(program_of(shader), ["f"], {})
+    source = cuda_backend.generate(translated(shader), ["f"], {})
     with pytest.raises(nvrtc.CompilationError, match=r'(?s)\(4\): error.*"nothing" is undefined'):
         nvrtc.compile_cubin(source, ARCHITECTURE)
 
 
 def test_a_constant_without_a_value_does_not_compile(compiler: None) -> None:
-    program = program_of(SELFTEST / "positive.metal")
+    program = translated(SELFTEST / "positive.metal")
     source = cuda_backend.generate(program, ["optional_buffer"], {7: "1u"})
     with pytest.raises(nvrtc.CompilationError, match="ConstantValue<1>"):
         nvrtc.compile_cubin(source, ARCHITECTURE)
@@ -80,4 +80,4 @@ def test_a_constant_without_a_value_does_not_compile(compiler: None) -> None:
 
 def test_an_unknown_kernel_is_an_error() -> None:
     with pytest.raises(msl.TranslationError, match="there is no kernel 'nothing'"):
-        cuda_backend.generate(msl.parse(""), ["nothing"], {})
+        cuda_backend.generate(cuda_backend.translate(msl.parse("")), ["nothing"], {})

@@ -23,6 +23,7 @@ import torch
 from translator import cuda_backend, edits, msl, nvrtc
 
 ROOT = Path(__file__).resolve().parents[2]
+SHADERS = Path(os.environ.get("MLXNORM_GPU_SHADERS", ROOT / "shaders"))  # others have faults
 PARAMS_BUFFER = 12  # kParamsBuffer of shaders/abi.h
 
 # Bits are those of the simulator with "exact": exp, tanh and rsqrt computed in double and rounded
@@ -39,11 +40,12 @@ def cache_dir() -> Path:
 
 
 @functools.cache
-def program_of(op: str) -> msl.Program:
+def translated(op: str) -> cuda_backend.Translated:
     preprocessor = shutil.which("c++")
     if preprocessor is None:
         raise MissingTool("c++ was not found: apt-get install g++")
-    return msl.parse(msl.preprocess(ROOT / "shaders" / f"{op}.metal", [preprocessor]))
+    text = msl.preprocess(SHADERS / f"{op}.metal", [preprocessor])
+    return cuda_backend.translate(msl.parse(text))
 
 
 @functools.cache
@@ -60,7 +62,7 @@ def _compiler_key() -> bytes:
 def compile_kernel(op: str, function: str, constants: dict[int, int]) -> bytes:
     """Machine code of a kernel, from the cache when it is there. Several processes may share it."""
     values = {index: f"{value}u" for index, value in constants.items()}
-    source = cuda_backend.generate(program_of(op), [function], values)
+    source = cuda_backend.generate(translated(op), [function], values)
     major, minor = torch.cuda.get_device_capability()
     architecture = f"sm_{major}{minor}"
     defines = ["SIM_NATIVE_MATH"] if MATH == "native" else []

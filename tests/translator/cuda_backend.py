@@ -13,6 +13,7 @@ and threadgroups blocks:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from .edits import Edit, address_space_edits, apply
 from .msl import Kernel, Location, Parameter, Program, Span, TranslationError
@@ -74,16 +75,15 @@ extern "C" __global__ void __launch_bounds__({kernel.name}_limits{suffix}::kMaxT
 """
 
 
-def generate(program: Program, host_names: Sequence[str], constants: Mapping[int, str]) -> str:
-    """CUDA source with an entry point for each of the kernels.
+@dataclass(frozen=True)
+class Translated:
+    """A shader as CUDA, but for entry points and the values of its function constants."""
 
-    constants: values of all function constants by their index, as C++ has them.
-    """
-    known = {name: (kernel, arguments) for name, kernel, arguments in program.entry_points()}
-    for name in host_names:
-        if name not in known:
-            raise TranslationError(Location("<source>", 1), f"there is no kernel '{name}'")
+    program: Program
+    text: str
 
+
+def translate(program: Program) -> Translated:
     edits = [edit for kernel in program.kernels for edit in _kernel_edits(kernel)]
     for constant in program.function_constants:
         value = f"sim::constant_value<{constant.type}, ({constant.index})>()"
@@ -97,7 +97,18 @@ def generate(program: Program, host_names: Sequence[str], constants: Mapping[int
         if not any(span.start <= edit.span.start < span.end for span in replaced):
             edits.append(edit)
     edits += address_space_edits(program, [edit.span for edit in edits])
+    return Translated(program, apply(program.text, edits))
 
+
+def generate(shader: Translated, host_names: Sequence[str], constants: Mapping[int, str]) -> str:
+    """CUDA source with an entry point for each of the kernels.
+
+    constants: values of all function constants by their index, as C++ has them.
+    """
+    known = {name: (kernel, values) for name, kernel, values in shader.program.entry_points()}
+    for name in host_names:
+        if name not in known:
+            raise TranslationError(Location("<source>", 1), f"there is no kernel '{name}'")
     values = "".join(
         f"template <> struct ConstantValue<{index}> {{ static constexpr auto value = {value}; }};\n"
         for index, value in sorted(constants.items())
@@ -107,7 +118,7 @@ def generate(program: Program, host_names: Sequence[str], constants: Mapping[int
 namespace msl {{
 namespace sim {{
 {values}}}
-{apply(program.text, edits)}
+{shader.text}
 #line 1 "<entries>"
 {entries}}}  // namespace msl
 """
