@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 FORMATTED := $(shell find csrc shaders tests -regex '.*\.\(h\|cpp\|mm\|metal\)')
 PYTHON_FILES := setup.py torch_mlxnorm tests benchmarks csrc tools
 
-.PHONY: help demo test fuzz stress test-arm64 test-versions test-sanitizers mutants bench lint format \
+.PHONY: help demo test fuzz stress test-arm64 test-versions test-sanitizers gpu-check mutants bench lint format \
   build system clean
 
 help: ## what there is to make
@@ -41,6 +41,9 @@ test-versions: $(VENV)/.python system ## the tests with the oldest and newest Py
 test-sanitizers: build system ## CPU and simulated MPS under ASan, UBSan and TSan (KINDS="address undefined")
 	$(BIN)/python tests/sanitizers/run.py $(KINDS)
 
+gpu-check: build ## the Metal kernels on an NVIDIA GPU (TORCH=torch GPU_ARGS="--only bits")
+	$(BIN)/python tests/gpu/check.py $(GPU_ARGS)
+
 mutants: build system ## planted faults that the tests must catch (ONLY="barrier eps" TESTS_OF=commit)
 	$(BIN)/python tests/mutants/run.py $(if $(ONLY),--only $(ONLY)) $(if $(TESTS_OF),--tests-of $(TESTS_OF))
 
@@ -70,7 +73,7 @@ $(VENV)/.python: pyproject.toml
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	# PyTorch first and pinned: the extension is compiled against it, without build isolation.
 	$(BIN)/pip install --quiet "$(TORCH)" "setuptools>=77"
-	$(BIN)/pip install --quiet $$($(BIN)/python tools/extras.py test lint)
+	$(BIN)/pip install --quiet $$($(BIN)/python tools/extras.py test lint $(if $(filter Linux,$(shell uname)),gpu))
 	rm -f torch_mlxnorm/_build.py # of the PyTorch before
 	touch $@
 
