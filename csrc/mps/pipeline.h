@@ -26,6 +26,8 @@ struct CompiledKernel {
   double seconds;      // of the library, where it was not there yet, and of the pipeline
 };
 
+void add_compiled(CompiledKernel kernel);
+
 // Of all pipelines so far, in the order in which they were ready.
 std::vector<CompiledKernel> compiled_kernels();
 

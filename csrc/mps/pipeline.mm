@@ -9,7 +9,6 @@
 
 #include <chrono>
 #include <cstring>
-#include <mutex>
 
 #include "embedded_shaders.h"
 #include "once.h"
@@ -86,33 +85,17 @@ Library library_with(const PipelineKey& key, const std::string& function) {
   return {compiled->get(function, [&] { return compile_source(key); }), "source"};
 }
 
-struct Log {
-  std::mutex mutex;
-  std::vector<CompiledKernel> kernels;
-};
-
-Log& log() {
-  static auto* instance = new Log;
-  return *instance;
-}
-
-MTLFunctionConstantValues* constants_of(const PipelineKey& key) {
+MTLFunctionConstantValues* constant_values(const PipelineKey& key) {
   MTLFunctionConstantValues* values = [[MTLFunctionConstantValues alloc] init];
-  const auto set_bool = [values](const bool& value, NSUInteger index) {
-    [values setConstantValue:&value type:MTLDataTypeBool atIndex:index];
-  };
-  const auto set_uint = [values](const uint32_t& value, FunctionConstant index) {
-    [values setConstantValue:&value type:MTLDataTypeUInt atIndex:index];
-  };
-  set_uint(key.tensor_types, kTensorTypesConstant);
-  set_uint(key.scalars, kScalarsConstant);
-  set_uint(key.choices, kChoicesConstant);
-  set_uint(prefetched_tensors(key), kPrefetchConstant);
-  set_uint(key.plan.lanes_per_row, kLanesPerRowConstant);
-  set_uint(result_types(table_of(key.op), key.tensor_types), kResultTypesConstant);
-  const uint32_t buffers = bound_buffers(table_of(key.op), key.tensor_types);
-  for (int i = 0; i < kParamsBuffer; ++i) {
-    set_bool(has_bit(buffers, i), NSUInteger(kHasBufferConstant + i));
+  for (const Constant& constant : constants_of(key)) {
+    const bool truth = constant.value != 0;
+    if (constant.is_bool) {
+      [values setConstantValue:&truth type:MTLDataTypeBool atIndex:NSUInteger(constant.index)];
+    } else {
+      [values setConstantValue:&constant.value
+                          type:MTLDataTypeUInt
+                       atIndex:NSUInteger(constant.index)];
+    }
   }
   return values;
 }
@@ -122,7 +105,7 @@ id<MTLComputePipelineState> make_pipeline(const PipelineKey& key) {
   const std::string name = function_name(key.op, key.plan, key.dtype);
   const Library from = library_with(key, name);
   NSError* error = nil;
-  MTLFunctionConstantValues* constants = constants_of(key);
+  MTLFunctionConstantValues* constants = constant_values(key);
   id<MTLFunction> function =
       [from.library newFunctionWithName:[NSString stringWithUTF8String:name.c_str()]
                          constantValues:constants
@@ -140,8 +123,7 @@ id<MTLComputePipelineState> make_pipeline(const PipelineKey& key) {
                 " threads per threadgroup, ", int(kMaxThreads), " are needed");
   }
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-  const std::lock_guard<std::mutex> lock(log().mutex);
-  log().kernels.push_back({name, from.origin, seconds.count()});
+  add_compiled({name, from.origin, seconds.count()});
   return state;
 }
 
@@ -154,11 +136,6 @@ Pipeline pipeline(const PipelineKey& key) {
       return __builtin_bit_cast(Pipeline, make_pipeline(key));
     }
   });
-}
-
-std::vector<CompiledKernel> compiled_kernels() {
-  const std::lock_guard<std::mutex> lock(log().mutex);
-  return log().kernels;
 }
 
 }  // namespace mlxnorm::mps

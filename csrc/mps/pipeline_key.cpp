@@ -99,4 +99,20 @@ uint32_t prefetched_tensors(const PipelineKey& key) {
                            : 0;
 }
 
+std::vector<Constant> constants_of(const PipelineKey& key) {
+  std::vector<Constant> constants = {
+      {kTensorTypesConstant, key.tensor_types, false},
+      {kScalarsConstant, key.scalars, false},
+      {kChoicesConstant, key.choices, false},
+      {kPrefetchConstant, prefetched_tensors(key), false},
+      {kLanesPerRowConstant, key.plan.lanes_per_row, false},
+      {kResultTypesConstant, result_types(table_of(key.op), key.tensor_types), false},
+  };
+  const uint32_t buffers = bound_buffers(table_of(key.op), key.tensor_types);
+  for (int i = 0; i < kParamsBuffer; ++i) {
+    constants.push_back({kHasBufferConstant + i, has_bit(buffers, i), true});
+  }
+  return constants;
+}
+
 }  // namespace mlxnorm::mps

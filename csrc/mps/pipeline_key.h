@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "plan.h"
 
@@ -29,5 +30,13 @@ uint64_t packed(const PipelineKey& key);
 
 // The tensors that a pipeline loads before the first sum, a bit for each.
 uint32_t prefetched_tensors(const PipelineKey& key);
+
+// The function constants of a pipeline, by FunctionConstant.
+struct Constant {
+  int index;
+  uint32_t value;
+  bool is_bool;  // else a uint
+};
+std::vector<Constant> constants_of(const PipelineKey& key);
 
 }  // namespace mlxnorm::mps

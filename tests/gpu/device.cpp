@@ -8,9 +8,7 @@
 #include <chrono>
 #include <cstring>
 #include <map>
-#include <mutex>
 #include <string>
-#include <vector>
 
 #include "../../csrc/mps/launch.h"
 #include "../../csrc/mps/mps.h"
@@ -37,47 +35,24 @@ pybind11::object& compiler() {
   return *instance;
 }
 
-std::map<int, uint32_t> constants_of(const PipelineKey& key) {
-  std::map<int, uint32_t> values = {
-      {kTensorTypesConstant, key.tensor_types},
-      {kScalarsConstant, key.scalars},
-      {kChoicesConstant, key.choices},
-      {kPrefetchConstant, prefetched_tensors(key)},
-      {kLanesPerRowConstant, key.plan.lanes_per_row},
-      {kResultTypesConstant, result_types(table_of(key.op), key.tensor_types)},
-  };
-  const uint32_t buffers = bound_buffers(table_of(key.op), key.tensor_types);
-  for (int i = 0; i < kParamsBuffer; ++i) {
-    values[kHasBufferConstant + i] = has_bit(buffers, i);
-  }
-  return values;
-}
-
-struct Log {
-  std::mutex mutex;
-  std::vector<CompiledKernel> kernels;
-};
-
-Log& log() {
-  static auto* instance = new Log;
-  return *instance;
-}
-
 cudaKernel_t make_pipeline(const PipelineKey& key) {
   const auto start = std::chrono::steady_clock::now();
   const std::string name = function_name(key.op, key.plan, key.dtype);
+  std::map<int, uint32_t> constants;
+  for (const Constant& constant : constants_of(key)) {
+    constants[constant.index] = constant.value;
+  }
   std::string code;
   {
     const pybind11::gil_scoped_acquire gil;
-    code = compiler()(op_name(key.op), name, constants_of(key)).cast<std::string>();
+    code = compiler()(op_name(key.op), name, constants).cast<std::string>();
   }
   cudaLibrary_t library;
   check(cudaLibraryLoadData(&library, code.data(), nullptr, nullptr, 0, nullptr, nullptr, 0));
   cudaKernel_t kernel;
   check(cudaLibraryGetKernel(&kernel, library, "sim_entry_0"));
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-  const std::lock_guard<std::mutex> lock(log().mutex);
-  log().kernels.push_back({name, "source", seconds.count()});
+  add_compiled({name, "source", seconds.count()});
   return kernel;
 }
 
@@ -87,11 +62,6 @@ Pipeline pipeline(const PipelineKey& key) {
   static auto* pipelines = new Once<uint64_t, Pipeline>;
   return pipelines->get(packed(key),
                         [&] { return __builtin_bit_cast(Pipeline, make_pipeline(key)); });
-}
-
-std::vector<CompiledKernel> compiled_kernels() {
-  const std::lock_guard<std::mutex> lock(log().mutex);
-  return log().kernels;
 }
 
 void run(const Launch& launch, const Bindings& bindings) {

@@ -1,4 +1,4 @@
-// Scalar types: half and bfloat as MSL defines them, and the short integer names.
+// Scalar types: half and bfloat as MSL defines them, the short integer names, flags of barriers.
 #pragma once
 
 // Not always_inline, as on the GPU: large kernels would take minutes to compile.
@@ -243,6 +243,17 @@ struct numeric_limits<bfloat> {
   static METAL_FUNC bfloat infinity() { return bfloat(INFINITY); }
   static METAL_FUNC bfloat quiet_NaN() { return bfloat(NAN); }
 };
+
+enum class mem_flags : uint {
+  mem_none = 0,
+  mem_device = 1,
+  mem_threadgroup = 2,
+  mem_texture = 4,
+  mem_threadgroup_imageblock = 8,
+};
+METAL_FUNC constexpr mem_flags operator|(mem_flags a, mem_flags b) {
+  return static_cast<mem_flags>(static_cast<uint>(a) | static_cast<uint>(b));
+}
 
 template <class A, class B>
 constexpr bool is_same_v = std::is_same_v<A, B>;
