@@ -14,8 +14,6 @@ import hashlib
 import importlib
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -24,7 +22,6 @@ from translator import cuda_backend, edits, msl, nvrtc
 
 ROOT = Path(__file__).resolve().parents[2]
 SHADERS = Path(os.environ.get("MLXNORM_GPU_SHADERS", ROOT / "shaders"))  # others have faults
-PARAMS_BUFFER = 12  # kParamsBuffer of shaders/abi.h
 
 # Bits are those of the simulator with "exact": exp, tanh and rsqrt computed in double and rounded
 # once. "native" ones are CUDA's in float, which are as fast as a GPU's own.
@@ -59,7 +56,7 @@ def _compiler_key() -> bytes:
     return digest.digest()
 
 
-def compile_kernel(op: str, function: str, constants: dict[int, int]) -> bytes:
+def compile_kernel(op: str, function: str, constants: dict[int, int], bytes_buffer: int) -> bytes:
     """Machine code of a kernel, from the cache when it is there. Several processes may share it."""
     values = {index: f"{value}u" for index, value in constants.items()}
     source = cuda_backend.generate(translated(op), [function], values)
@@ -71,7 +68,7 @@ def compile_kernel(op: str, function: str, constants: dict[int, int]) -> bytes:
     path = cache_dir() / "kernels" / f"{digest.hexdigest()[:32]}.cubin"
     if path.exists():
         return path.read_bytes()
-    code = nvrtc.compile_cubin(source, architecture, defines=defines, bytes_buffer=PARAMS_BUFFER)
+    code = nvrtc.compile_cubin(source, architecture, defines=defines, bytes_buffer=bytes_buffer)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".{os.getpid()}")
     part.write_bytes(code)
@@ -105,13 +102,3 @@ def enable() -> ModuleType:
     )
     module.set_compiler(compile_kernel)
     return module
-
-
-@contextmanager
-def max_grid_threads(most: int) -> Iterator[None]:
-    """Inside the context, more threads than this take several dispatches."""
-    enable().set_max_grid_threads(most)
-    try:
-        yield
-    finally:
-        enable().set_max_grid_threads(1 << 31)

@@ -17,19 +17,14 @@
 namespace mlxnorm::mps {
 namespace {
 
-// As kernels see it: translator/msl/cuda_kernel.h.
-struct Arguments {
-  void* buffers[31];
-  uint32_t threadgroup_offsets[8];
-  alignas(16) unsigned char bytes[3072];
-};
-static_assert(sizeof(NormParams) * kMaxSegments <= sizeof(Arguments::bytes));
+#include "../translator/msl/cuda_arguments.h"
+static_assert(sizeof(NormParams) * kMaxSegments <= kMaxBytes);
 
 void check(cudaError_t error) {
   TORCH_CHECK(error == cudaSuccess, "CUDA: ", cudaGetErrorString(error));
 }
 
-// compile(op, function, constants) -> machine code; see __init__.py.
+// compile(op, function, constants, bytes_buffer) -> machine code; see __init__.py.
 pybind11::object& compiler() {
   static auto* instance = new pybind11::object;
   return *instance;
@@ -45,7 +40,7 @@ cudaKernel_t make_pipeline(const PipelineKey& key) {
   std::string code;
   {
     const pybind11::gil_scoped_acquire gil;
-    code = compiler()(op_name(key.op), name, constants).cast<std::string>();
+    code = compiler()(op_name(key.op), name, constants, int(kParamsBuffer)).cast<std::string>();
   }
   cudaLibrary_t library;
   check(cudaLibraryLoadData(&library, code.data(), nullptr, nullptr, 0, nullptr, nullptr, 0));
@@ -94,5 +89,4 @@ TORCH_LIBRARY_IMPL(mlxnorm, CUDA, m) {
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("set_compiler", [](pybind11::object compile) { mlxnorm::mps::compiler() = compile; });
-  m.def("set_max_grid_threads", [](int64_t most) { mlxnorm::mps::max_grid_threads = most; });
 }

@@ -89,14 +89,7 @@ namespace sim {
 
 // ---- arguments of the host ----------------------------------------------------------------------
 
-constexpr int kMaxBuffers = 31, kMaxThreadgroupBuffers = 8, kMaxBytes = 3072;
-
-// Of a dispatch. What is bound as bytes, at SIM_BYTES_BUFFER, lies where a kernel reads constants.
-struct Arguments {
-  void* buffers[kMaxBuffers];
-  uint threadgroup_offsets[kMaxThreadgroupBuffers];
-  alignas(16) unsigned char bytes[kMaxBytes];
-};
+#include "cuda_arguments.h"
 
 struct pointer {
   const void* address;
