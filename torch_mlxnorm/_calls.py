@@ -19,8 +19,10 @@ TOP_K = 8  # experts a token
 
 def realistic(shape: list[int], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
     """Like a residual stream: most channels near 1, a few larger by orders of magnitude."""
-    channels = torch.exp(torch.randn(shape[-1], generator=generator))
-    return (torch.randn(shape, generator=generator) * channels).to(dtype)
+    device = generator.device
+    channels = torch.exp(torch.randn(shape[-1], generator=generator, device=device))
+    values = torch.randn(shape, generator=generator, device=device)
+    return values.mul_(channels).to(dtype)
 
 
 class Summands(Tensor):

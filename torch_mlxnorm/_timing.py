@@ -26,7 +26,7 @@ def keep_freed_memory() -> None:
     """Restarts the program with an allocator that keeps what is freed (Linux)."""
     if sys.platform == "linux" and any(name not in os.environ for name in KEEP_FREED_MEMORY):
         os.environ.update(KEEP_FREED_MEMORY)
-        os.execv(sys.executable, [sys.executable, *sys.argv])
+        os.execv(sys.executable, sys.orig_argv)
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,19 @@ class Times:
     def median(self, name: str) -> float:
         return statistics.median(self.turns[name])
 
+    def quartiles(self, name: str) -> list[float]:
+        return statistics.quantiles(self.turns[name], n=4)
+
     def speedup(self, name: str, over: str) -> float:
         """How many times as fast `name` is as `over`."""
+        return statistics.median(self._speedups(name, over))
+
+    def speedup_quartiles(self, name: str, over: str) -> list[float]:
+        return statistics.quantiles(self._speedups(name, over), n=4)
+
+    def _speedups(self, name: str, over: str) -> list[float]:
         pairs = zip(self.turns[over], self.turns[name], strict=True)
-        return statistics.median(theirs / ours for theirs, ours in pairs)
+        return [theirs / ours for theirs, ours in pairs]
 
 
 def stolen() -> int:

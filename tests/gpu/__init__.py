@@ -14,6 +14,7 @@ import hashlib
 import importlib
 import os
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -36,13 +37,16 @@ def cache_dir() -> Path:
     return Path(os.environ.get("MLXNORM_GPU_CACHE", ROOT / ".cache" / "gpu"))
 
 
-@functools.cache
-def translated(op: str) -> cuda_backend.Translated:
+def _preprocess(shader: Path, defines: Sequence[str] = ()) -> str:
     preprocessor = shutil.which("c++")
     if preprocessor is None:
         raise MissingTool("c++ was not found: apt-get install g++")
-    text = msl.preprocess(SHADERS / f"{op}.metal", [preprocessor])
-    return cuda_backend.translate(msl.parse(text))
+    return msl.preprocess(shader, [preprocessor], defines=defines)
+
+
+@functools.cache
+def translated(op: str) -> cuda_backend.Translated:
+    return cuda_backend.translate(msl.parse(_preprocess(SHADERS / f"{op}.metal")))
 
 
 @functools.cache
@@ -56,10 +60,8 @@ def _compiler_key() -> bytes:
     return digest.digest()
 
 
-def compile_kernel(op: str, function: str, constants: dict[int, int], bytes_buffer: int) -> bytes:
-    """Machine code of a kernel, from the cache when it is there. Several processes may share it."""
-    values = {index: f"{value}u" for index, value in constants.items()}
-    source = cuda_backend.generate(translated(op), [function], values)
+def _machine_code(source: str, bytes_buffer: int) -> bytes:
+    """From the cache when it is there. Several processes may share it."""
     major, minor = torch.cuda.get_device_capability()
     architecture = f"sm_{major}{minor}"
     defines = ["SIM_NATIVE_MATH"] if MATH == "native" else []
@@ -74,6 +76,24 @@ def compile_kernel(op: str, function: str, constants: dict[int, int], bytes_buff
     part.write_bytes(code)
     part.replace(path)
     return code
+
+
+def _compile_kernel(op: str, function: str, constants: dict[int, int], bytes_buffer: int) -> bytes:
+    values = {index: f"{value}u" for index, value in constants.items()}
+    return _machine_code(cuda_backend.generate(translated(op), [function], values), bytes_buffer)
+
+
+Dispatch = Callable[[Sequence[torch.Tensor], int, int, int], None]
+
+
+def kernel(shader: Path, name: str, defines: Sequence[str] = ()) -> Dispatch:
+    """A kernel of any shader without function constants, to be called with tensors, which are
+    buffers 0, 1, ..., a number, which is the next one, threadgroups and threads of each."""
+    module, program = enable(), msl.parse(_preprocess(shader, defines))
+    code = cuda_backend.generate(cuda_backend.translate(program), [name], {})
+    (parameters,) = (kernel.parameters for kernel in program.kernels if kernel.name == name)
+    number = max(parameter.index for parameter in parameters if parameter.kind == "buffer")
+    return functools.partial(module.dispatch, module.load(_machine_code(code, number)))
 
 
 @functools.cache
@@ -100,5 +120,5 @@ def enable() -> ModuleType:
         build_directory=str(folder),
         with_cuda=True,
     )
-    module.set_compiler(compile_kernel)
+    module.set_compiler(_compile_kernel)
     return module

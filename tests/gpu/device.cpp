@@ -24,6 +24,37 @@ void check(cudaError_t error) {
   TORCH_CHECK(error == cudaSuccess, "CUDA: ", cudaGetErrorString(error));
 }
 
+cudaKernel_t load(const std::string& code) {
+  cudaLibrary_t library;
+  check(cudaLibraryLoadData(&library, code.data(), nullptr, nullptr, 0, nullptr, nullptr, 0));
+  cudaKernel_t kernel;
+  check(cudaLibraryGetKernel(&kernel, library, "sim_entry_0"));
+  return kernel;
+}
+
+void* address_of(const at::Tensor& tensor) {
+  return static_cast<char*>(tensor.storage().mutable_data()) + byte_offset(tensor);
+}
+
+void launch(const void* kernel, Arguments& arguments, uint32_t threadgroups, uint32_t threads) {
+  void* pointers[] = {&arguments};
+  check(cudaLaunchKernel(kernel, dim3(threadgroups), dim3(threads), pointers, 0,
+                         c10::cuda::getCurrentCUDAStream()));
+}
+
+// Of a kernel that is no op's: tensors are buffers 0, 1, ..., the number is the next one.
+void dispatch(uintptr_t kernel, const std::vector<at::Tensor>& tensors, uint32_t number,
+              uint32_t threadgroups, uint32_t threads) {
+  Arguments arguments{};
+  TORCH_CHECK(!tensors.empty() && tensors.size() < std::size(arguments.buffers));
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    arguments.buffers[i] = address_of(tensors[i]);
+  }
+  std::memcpy(arguments.bytes, &number, sizeof(number));
+  const c10::cuda::CUDAGuard guard(tensors[0].device());
+  launch(reinterpret_cast<const void*>(kernel), arguments, threadgroups, threads);
+}
+
 // compile(op, function, constants, bytes_buffer) -> machine code; see __init__.py.
 pybind11::object& compiler() {
   static auto* instance = new pybind11::object;
@@ -42,10 +73,7 @@ cudaKernel_t make_pipeline(const PipelineKey& key) {
     const pybind11::gil_scoped_acquire gil;
     code = compiler()(op_name(key.op), name, constants, int(kParamsBuffer)).cast<std::string>();
   }
-  cudaLibrary_t library;
-  check(cudaLibraryLoadData(&library, code.data(), nullptr, nullptr, 0, nullptr, nullptr, 0));
-  cudaKernel_t kernel;
-  check(cudaLibraryGetKernel(&kernel, library, "sim_entry_0"));
+  const cudaKernel_t kernel = load(code);
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   add_compiled({name, "source", seconds.count()});
   return kernel;
@@ -59,25 +87,22 @@ Pipeline pipeline(const PipelineKey& key) {
                         [&] { return __builtin_bit_cast(Pipeline, make_pipeline(key)); });
 }
 
-void run(const Launch& launch, const Bindings& bindings) {
+void run(const Launch& plan, const Bindings& bindings) {
   Arguments arguments{};
   for (size_t i = 0; i < kParamsBuffer; ++i) {
     if (const at::Tensor* tensor = bindings.tensors[i]) {
-      arguments.buffers[i] =
-          static_cast<char*>(tensor->storage().mutable_data()) + byte_offset(*tensor);
+      arguments.buffers[i] = address_of(*tensor);
     }
   }
   const c10::cuda::CUDAGuard guard(bindings.tensors[kResultBuffer] != nullptr
                                        ? bindings.tensors[kResultBuffer]->device()
                                        : bindings.tensors[kTensorBuffer]->device());
-  auto params = launch.params;
-  for (const Dispatch& dispatch : launch.dispatches) {
+  auto params = plan.params;
+  for (const Dispatch& dispatch : plan.dispatches) {
     set_shares(dispatch, params);
     std::memcpy(arguments.bytes, params.data(), params.size() * sizeof(NormParams));
-    void* pointers[] = {&arguments};
-    check(cudaLaunchKernel(__builtin_bit_cast(const void*, launch.pipeline),
-                           dim3(dispatch.threadgroups), dim3(launch.threads), pointers, 0,
-                           c10::cuda::getCurrentCUDAStream()));
+    launch(__builtin_bit_cast(const void*, plan.pipeline), arguments, dispatch.threadgroups,
+                plan.threads);
   }
 }
 
@@ -88,5 +113,9 @@ TORCH_LIBRARY_IMPL(mlxnorm, CUDA, m) {
 }
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+  m.def("load", [](const pybind11::bytes& code) {
+    return reinterpret_cast<uintptr_t>(mlxnorm::mps::load(code));
+  });
+  m.def("dispatch", &mlxnorm::mps::dispatch);
   m.def("set_compiler", [](pybind11::object compile) { mlxnorm::mps::compiler() = compile; });
 }

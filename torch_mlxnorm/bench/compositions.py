@@ -78,30 +78,47 @@ def _(N, x, weight, scale, shift, out):
 
 
 @composition(x=ROWS, gate=ROWS, weight=DIM)
-def gated_rms_norm(N, x, gate, weight):
-    return N((x.float() * F.silu(gate.float())).to(x.dtype), weight)
+def gated_rms_norm(N, x, gate, weight, group_size=0):
+    y = (x.float() * F.silu(gate.float())).to(x.dtype)
+    if group_size == 0:
+        return N(y, weight)
+    return N(y.unflatten(-1, (-1, group_size)), None).flatten(-2) * weight
 
 
 @gated_rms_norm.singles
-def _(N, x, gate, weight, out):
+def _(N, x, gate, weight, out, group_size=0):
     torch.mul(x, F.silu(gate), out=out)
-    N(out, weight, out)
+    if group_size == 0:
+        N(out, weight, out)
+        return
+    groups = out.unflatten(-1, (-1, group_size))
+    N(groups, None, groups)
+    torch.mul(out, weight, out=out)
 
 
-def rotated(y, cos, sin):
-    y0, y1 = y.chunk(2, -1)
-    return torch.cat([y0 * cos - y1 * sin, y1 * cos + y0 * sin], -1)
+def pairs_of(y, interleaved):
+    return y.unflatten(-1, (-1, 2)).unbind(-1) if interleaved else y.chunk(2, -1)
+
+
+def rotated(y, cos, sin, interleaved=False):
+    y0, y1 = pairs_of(y, interleaved)
+    turned = [(y0 * cos - y1 * sin).to(y.dtype), (y1 * cos + y0 * sin).to(y.dtype)]
+    return torch.stack(turned, -1).flatten(-2) if interleaved else torch.cat(turned, -1)
 
 
 @composition(x=ROWS, weight=DIM, cos=HALVES, sin=HALVES)
-def rms_norm_rope(N, x, weight, cos, sin):
-    return rotated(N(x, weight), cos, sin)
+def rms_norm_rope(N, x, weight, cos, sin, interleaved=False, across_heads=False):
+    n = N(x.flatten(-2), weight).view_as(x) if across_heads else N(x, weight)
+    return rotated(n, cos, sin, interleaved)
 
 
 @rms_norm_rope.singles
-def _(N, x, weight, cos, sin, out):
-    N(x, weight, out)
-    y0, y1 = out.chunk(2, -1)
+def _(N, x, weight, cos, sin, out, interleaved=False, across_heads=False):
+    if across_heads:
+        N(x.flatten(-2), weight, out.flatten(-2))
+    else:
+        N(x, weight, out)
+    y0, y1 = pairs_of(out, interleaved)
     turned = y0 * sin
     y0.mul_(cos).sub_(y1 * sin)
     y1.mul_(cos).add_(turned)
@@ -115,10 +132,22 @@ def qk_norm_rope(N, q, k, q_weight, k_weight, cos, sin):
     return rotated(N(q, q_weight), cos, sin), rotated(N(k, k_weight), cos, sin)
 
 
+@qk_norm_rope.singles
+def _(N, q, k, q_weight, k_weight, cos, sin, q_out, k_out):
+    rms_norm_rope.from_singles(N, q, q_weight, cos, sin, q_out)
+    rms_norm_rope.from_singles(N, k, k_weight, cos, sin, k_out)
+
+
 @composition(q=QUERIES, k=OTHERS, v=OTHERS, q_weight=DIM, k_weight=DIM, cos=TABLE, sin=TABLE)
 def qkv_norm_rope(N, q, k, v, q_weight, k_weight, cos, sin):
     q, k = rotated(N(q, q_weight), cos, sin), rotated(N(k, k_weight), cos, sin)
     return q, k, N(v, None)
+
+
+@qkv_norm_rope.singles
+def _(N, q, k, v, q_weight, k_weight, cos, sin, q_out, k_out, v_out):
+    qk_norm_rope.from_singles(N, q, k, q_weight, k_weight, cos, sin, q_out, k_out)
+    N(v, None, v_out)
 
 
 @composition(x=ROWS, weight_a=DIM, weight_b=DIM, weight_c=DIM)

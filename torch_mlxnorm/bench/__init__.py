@@ -1,0 +1,1 @@
+"""The ops against PyTorch: `python -m torch_mlxnorm.bench --help`."""
