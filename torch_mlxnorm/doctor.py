@@ -30,6 +30,7 @@ from typing import Any
 import torch
 
 import torch_mlxnorm
+from torch_mlxnorm._checkout import from_tests
 from torch_mlxnorm._examinations import SECTIONS, TIMES, Examination, Row, Setting
 
 LIMIT = 600  # seconds, after which a run that hangs is ended
@@ -114,15 +115,7 @@ def _without_nan(value: Any) -> Any:
 
 
 def enable_simulator() -> None:
-    tests = Path(__file__).resolve().parents[1] / "tests"
-    if not (tests / "metal_sim").is_dir():
-        sys.exit(
-            "doctor: --sim needs a checkout of torch_mlxnorm, installed with `pip install -e .`: "
-            f"{tests / 'metal_sim'} does not exist"
-        )
-    sys.path.insert(0, str(tests))
-    import metal_sim
-
+    metal_sim = from_tests("metal_sim", "doctor: --sim")
     print("simulated Metal is built first, which may take minutes", flush=True)
     try:
         metal_sim.enable()
