@@ -1,7 +1,6 @@
-"""CPU kernels against models' own code, as tests/test_models.py has it: eager, and compiled by
-Inductor.
+"""CPU kernels against models' own code (model_code.py): eager, and compiled by Inductor.
 
-    python benchmarks/models.py [--turns N] [--dtype bfloat16] [--fresh]
+    python -m torch_mlxnorm.bench.models [--dtype NAME] [--fresh] [--json FILE]
 
 One thread; each turn times all three one after another, the op writing to its outs and the compiled
 code to tensors of its own. Speed-ups are medians over the turns. Freed memory is kept, so that no
@@ -12,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -21,8 +19,9 @@ from torch import Tensor
 
 from torch_mlxnorm._timing import keep_freed_memory, time_interleaved
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-import test_models as models  # noqa: E402
+from . import model_code, report
+from .case import Call
+from .peers import OURS
 
 OPS = torch.ops.mlxnorm
 LLAMA = {"casting_mode": "llama"}
@@ -40,7 +39,7 @@ def tables(tokens: int, dim: int, interleaved: bool) -> tuple[Tensor, Tensor]:
     return angles.cos(), angles.sin()
 
 
-Calls = tuple[Callable[[], object], Callable[[], object]]  # ours, and the model's
+Calls = tuple[Call, Call]  # ours, and the model's
 
 
 def qwen3(dtype: torch.dtype) -> Calls:
@@ -49,9 +48,8 @@ def qwen3(dtype: torch.dtype) -> Calls:
     q, k, q_weight, k_weight, cos, sin = (t.to(dtype) for t in (q, k, q_weight, k_weight, cos, sin))
 
     def own() -> object:
-        return models.transformers(q, q_weight, cos, sin), models.transformers(
-            k, k_weight, cos, sin
-        )
+        queries = model_code.transformers(q, q_weight, cos, sin)
+        return queries, model_code.transformers(k, k_weight, cos, sin)
 
     outs = {"q_out": torch.empty_like(q), "k_out": torch.empty_like(k)}
     options = LLAMA | {"rope_rounding": "products"}
@@ -65,7 +63,7 @@ def flux(dtype: torch.dtype) -> Calls:
     half = cos[..., ::2].contiguous(), sin[..., ::2].contiguous()
     options = LLAMA | {"interleaved": True}
     ours = partial(OPS.rms_norm_rope.out, q, weight, *half, **options, out=torch.empty_like(q))
-    return ours, lambda: models.flux(q, weight, cos, sin)
+    return ours, lambda: model_code.flux(q, weight, cos, sin)
 
 
 def z_image(dtype: torch.dtype) -> Calls:
@@ -75,43 +73,53 @@ def z_image(dtype: torch.dtype) -> Calls:
         OPS.rms_norm_add.out, y, h, weight, 1e-5, gate=gate, gate_activation="tanh",
         **LLAMA, out=torch.empty_like(y),
     )  # fmt: skip
-    return ours, lambda: models.z_image(y, h, weight, gate)
+    return ours, lambda: model_code.z_image(y, h, weight, gate)
 
 
 def mamba2(dtype: torch.dtype) -> Calls:
     x, gate = torch.randn(2, 1, 512, 4096).to(dtype)
     weight = 1 + 0.1 * torch.randn(4096).to(dtype)
     ours = partial(OPS.gated_rms_norm.out, x, gate, weight, 1e-5, **LLAMA, out=torch.empty_like(x))
-    return ours, lambda: models.mamba2(x, gate, weight)
+    return ours, lambda: model_code.mamba2(x, gate, weight)
 
 
 MODELS = {
-    "Qwen3, 512 x (32 + 8) x 128": qwen3,
-    "Flux, 576 x 24 x 128": flux,
-    "Z-Image, 512 x 3840": z_image,
-    "Mamba2, 512 x 4096": mamba2,
+    "Qwen3, queries and keys, 512 × (32 + 8) × 128": qwen3,
+    "Flux, queries, 576 × 24 × 128": flux,
+    "Z-Image, end of block, 512 × 3840": z_image,
+    "Mamba2, gated, 512 × 4096": mamba2,
 }
 
 
 @torch.inference_mode()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m torch_mlxnorm.bench.models",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--turns", type=int, default=15)
-    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--fresh", action="store_true", help="memory: glibc's usual way")
-    arguments = parser.parse_args()
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    dtype = getattr(torch, arguments.dtype)
-    print(f"{'model, shape':30} {'dtype':9}{'op':>10}{'over compiled':>15}{'over eager':>12}")
+    machine, records = report.machine("cpu"), []
+    print(f"{machine['name']}, torch {machine['torch']}")
+    print(f"{'model, shape':46} {'dtype':9}{'op':>12}{'over compiled':>15}{'over eager':>12}")
     for name, make in MODELS.items():
         torch.manual_seed(0)
-        ours, own = make(dtype)
+        ours, own = make(getattr(torch, options.dtype))
         torch._dynamo.reset()
-        candidates = {"ours": ours, "compiled": torch.compile(own), "eager": own}
-        times = time_interleaved(candidates, turns=arguments.turns)
-        ratios = [times.speedup("ours", over=other) for other in ("compiled", "eager")]
-        line = f"{name:30} {arguments.dtype:9}{times.median('ours') * 1e6:8.0f}us"
-        print(line + f"{ratios[0]:14.2f}x{ratios[1]:11.2f}x", flush=True)
+        candidates = {OURS: ours, "compiled": torch.compile(own), "eager": own}
+        times = time_interleaved(candidates, turns=options.turns)
+        record = {"model": name, "dtype": options.dtype} | report.figures(times)
+        records.append(record)
+        ratios = [report.ratio(record, peer) for peer in ("compiled", "eager")]
+        place = f"{name:46} {options.dtype:9}"
+        print(f"{place}{report.microseconds(record)}{ratios[0]:>15}{ratios[1]:>12}", flush=True)
+    if options.json:
+        report.write_json(options.json, machine, records)
 
 
 if __name__ == "__main__":
