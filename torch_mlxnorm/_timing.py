@@ -26,7 +26,7 @@ def keep_freed_memory() -> None:
     """Restarts the program with an allocator that keeps what is freed (Linux)."""
     if sys.platform == "linux" and any(name not in os.environ for name in KEEP_FREED_MEMORY):
         os.environ.update(KEEP_FREED_MEMORY)
-        os.execv(sys.executable, sys.orig_argv)
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 @dataclass(frozen=True)

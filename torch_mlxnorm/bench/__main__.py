@@ -1,35 +1,49 @@
 """Times the ops against what there is instead of them, and against what memory allows.
 
-    python -m torch_mlxnorm.bench [--device cpu|mps|cuda] [--op NAME] [--shape ROWSxDIM] [--dtype NAME]
+    python -m torch_mlxnorm.bench [--op NAME] [--shape ROWSxDIM] [--dtype NAME] [--json FILE]
 
 Every figure is the median of interleaved turns. `plain` is the time of a plain kernel with as many
-reads and writes over ours, `copy` that of a copy of as many bytes; each input counts as read once
+reads and writes over ours, `copy` that of a copy of as many bytes: each input counts as read once
 and each result as written once. The other columns say how many times as fast ours is. Ours writes
-to its outs. On the CPU one thread is timed, with freed memory kept. `cuda` needs a checkout: the
-Metal kernels are translated (tests/gpu), CUDA graphs are timed, and tensors are used in rotation so
-that they come from memory.
+to its outs.
+
+cpu: one thread, which finds short rows in its caches; on Linux freed memory is kept, so that fresh
+results cost no page faults. mps: calls are given one after another, and waited for at the end of a
+turn. cuda needs a checkout: the Metal kernels are translated (tests/gpu), CUDA graphs are timed,
+and tensors are used in rotation so that they come from memory.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
+import importlib.util
+import itertools
 import os
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
+from torch_mlxnorm._checkout import from_tests
 from torch_mlxnorm._timing import keep_freed_memory
 
 from . import report
+from .case import Case
 from .compositions import COMPOSITIONS
 from .peers import PEERS, measure
-from .shapes import Line, lines_by_model, lines_by_shape, of_shape
+from .shapes import DTYPES, Line, lines_by_model, lines_by_shape, of_shape
 
-DTYPES = ["float32", "bfloat16", "float16"]
+NAMES = [str(dtype).removeprefix("torch.") for dtype in DTYPES]
+
+
+def shape(text: str) -> str:
+    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not ROWSxDIM, such as 512x4096")
+    return text
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -42,9 +56,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     mps = torch.backends.mps.is_available()
     parser.add_argument("--device", choices=["cpu", "mps", "cuda"], default="mps" if mps else "cpu")
     parser.add_argument("--op", choices=COMPOSITIONS, metavar="NAME", help="only these ops", **many)
-    parser.add_argument("--shape", metavar="ROWSxDIM", help="these instead", **many)
-    parser.add_argument("--dtype", choices=DTYPES, metavar="NAME", help="only these", **many)
-    parser.add_argument("--set", choices=["shapes", "models"], help="by shape, or of models; both")
+    parser.add_argument(
+        "--shape", type=shape, metavar="ROWSxDIM", help="these; of heads: tokens, dim", **many
+    )
+    parser.add_argument("--dtype", choices=NAMES, metavar="NAME", help="only these", **many)
+    parser.add_argument("--set", choices=["shapes", "models"], help="only by shape, or of models")
     parser.add_argument(
         "--peers", nargs="*", choices=PEERS, default=list(PEERS), metavar="NAME",
         help="; ".join(f"{name}: {what}" for name, what in PEERS.items()),
@@ -54,41 +70,54 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
     parser.add_argument("--plot", type=Path, metavar="NAME", help="write NAME.png and NAME.svg")
     parser.add_argument("--compile-only", metavar="I/N", help=argparse.SUPPRESS)
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    options.lines = list(chosen(options))
+    if options.shape and options.set:
+        parser.error("--shape or --set, not both")
+    if not options.lines:
+        parser.error(f"no shape of these ops is in --set {options.set} on {options.device}")
+    if options.turns < 2:
+        parser.error("--turns: at least 2, for quartiles")
+    for path in (options.json, options.plot):
+        if path is not None and not path.parent.is_dir():
+            parser.error(f"there is no folder {path.parent}")
+    if options.plot and importlib.util.find_spec("matplotlib") is None:
+        parser.error("--plot needs matplotlib: pip install matplotlib")
+    return options
 
 
 def chosen(options: argparse.Namespace) -> Iterator[Line]:
-    if options.shape:
-        dtypes = [getattr(torch, name) for name in options.dtype or DTYPES]
-        for op in options.op or COMPOSITIONS:
-            yield from (of_shape(op, s, d) for s in options.shape for d in dtypes)
-        return
+    """Op by op."""
     sets = {"shapes": lines_by_shape, "models": lines_by_model}
-    for name, lines in sets.items():
-        for line in lines(options.device):
-            if (
-                options.set in (None, name)
-                and line.use.op in (options.op or COMPOSITIONS)
-                and line.dtype_name in (options.dtype or DTYPES)
-            ):
+    if options.shape:
+        lines = [of_shape(op, s, d) for op in COMPOSITIONS for s in options.shape for d in DTYPES]
+    else:
+        names = [options.set] if options.set else sets
+        lines = [line for name in names for line in sets[name](options.device)]
+    for op in options.op or COMPOSITIONS:
+        for line in lines:
+            if line.use.op == op and line.dtype_name in (options.dtype or NAMES):
                 yield line
 
 
 def prepare(device: str) -> None:
     torch.set_num_threads(1)
+    if device == "mps" and not torch.backends.mps.is_available():
+        sys.exit("--device mps: PyTorch finds no Apple GPU")
     if device == "cuda":
         os.environ.setdefault("MLXNORM_GPU_MATH", "native")
-        tests = Path(__file__).resolve().parents[2] / "tests"
-        if not (tests / "gpu").is_dir():
-            sys.exit("--device cuda needs a checkout, with tests/gpu: the kernels are translated")
-        sys.path.insert(0, str(tests))
-        importlib.import_module("gpu").enable()
+        gpu = from_tests("gpu", "--device cuda")
+        try:
+            gpu.enable()
+        except gpu.MissingTool as error:
+            sys.exit(f"--device cuda: {error}")
 
 
-def compile_beforehand(lines: list[Line], options: argparse.Namespace) -> None:
-    """Kernels and compiled peers, which both have caches on disk."""
-    for line in lines:
-        case = line.case(options.device)
+def compile_beforehand(options: argparse.Namespace) -> None:
+    """A share of the kernels and compiled peers, for which there are caches on disk."""
+    job, jobs = map(int, options.compile_only.split("/"))
+    for line in options.lines[job::jobs]:
+        case = Case(line, options.device)
         case.ours()()
         if "compiled" in options.peers:
             case.compiler()(case)()
@@ -100,39 +129,45 @@ def in_processes(arguments: list[str], jobs: int) -> None:
     processes = [
         subprocess.Popen([*command, f"{job}/{jobs}"], env=environment) for job in range(jobs)
     ]
-    for process in processes:
-        process.wait()
+    if any([process.wait() for process in processes]):
+        sys.exit("a process that compiles has failed")
 
 
-def progress(done: int, count: int, line: Line) -> None:
-    if sys.stderr.isatty():
-        bar = "#" * (30 * done // count)
-        print(f"\r\033[K[{bar:30}] {done}/{count} {line.use.op} {line.shape}", end="\r",
-              file=sys.stderr, flush=True)  # fmt: skip
+def with_progress(lines: list[Line]) -> Iterator[Line]:
+    """A bar on a terminal, which the next line of the table overwrites."""
+    begin = time.monotonic()
+    for done, line in enumerate(lines):
+        if sys.stderr.isatty():
+            elapsed = time.monotonic() - begin
+            left = f", {elapsed / done * (len(lines) - done):.0f} s left" if done else ""
+            bar = "#" * (30 * done // len(lines))
+            text = f"[{bar:.<30}] {done}/{len(lines)}{left}"
+            print(f"\r\033[K{text}\r", end="", file=sys.stderr, flush=True)
+        yield line
 
 
 @torch.inference_mode()
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
     prepare(options.device)
-    lines = list(chosen(options))
     if options.compile_only:
-        job, jobs = map(int, options.compile_only.split("/"))
-        compile_beforehand(lines[job::jobs], options)
+        compile_beforehand(options)
         return 0
     if options.jobs > 1:
         in_processes(arguments, options.jobs)
     machine = report.machine(options.device)
-    print(f"torch {machine['torch']}, {machine['name']}")
-    print(report.head())
-    records = []
-    for done, line in enumerate(lines):
-        progress(done, len(lines), line)
-        result = measure(line.case(options.device), options.peers, options.turns)
-        records.append(report.record(line, result))
-        print(report.row(records[-1]), flush=True)
-    if options.json:
-        report.write_json(options.json, machine, records)
+    print(f"{machine['name']}, torch {machine['torch']}, {options.turns} turns")
+    print(report.PLACE_HEAD + report.CELLS_HEAD)
+    records: list[report.Record] = []
+    for op, lines in itertools.groupby(with_progress(options.lines), lambda line: line.use.op):
+        print(op)
+        for line in lines:
+            case = Case(line, options.device)
+            times = measure(case, options.peers, options.turns)
+            records.append(report.record(line, case, times))
+            print(report.place(line) + report.cells(records[-1]), flush=True)
+            if options.json:  # what there is, should a later line fail
+                report.write_json(options.json, machine, records)
     if options.plot:
         report.plot([options.plot.with_suffix(s) for s in (".png", ".svg")], machine, records)
     return 0

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from torch_mlxnorm._timing import Times, time_interleaved, waiting_for
+from torch_mlxnorm._timing import Times, time_interleaved
 
 Call = Callable[[], object]
 
@@ -26,12 +26,17 @@ def copies(device: str, nbytes: int) -> int:
     return min(MOST_COPIES, max(2, math.ceil(ROTATED_BYTES / nbytes)))
 
 
-def measure(device: str, candidates: Mapping[str, Sequence[Call]], turns: int) -> Times:
+def measure(
+    device: str,
+    candidates: Mapping[str, Sequence[Call]],
+    turns: int,
+    wait: Callable[[], object],
+) -> Times:
     """Of each candidate, the same call on each of the copies."""
     if device == "cuda":
         return time_graphs(candidates, turns)
     firsts = {name: calls[0] for name, calls in candidates.items()}
-    return time_interleaved(firsts, wait=waiting_for(device), turns=turns)
+    return time_interleaved(firsts, wait=wait, turns=turns)
 
 
 def time_graphs(candidates: Mapping[str, Sequence[Call]], turns: int) -> Times:
@@ -66,7 +71,8 @@ class Graph:
         rounds = max(1, min(rounds, MOST_LAUNCHES // len(calls)))
         self._launches = rounds * len(calls)
         self._graph = torch.cuda.CUDAGraph()
-        self._results: list[object] = []  # kept, so that each call has memory of its own, as with outs
+        # Kept, so that each call has memory of its own, as with outs.
+        self._results: list[object] = []
         with torch.cuda.graph(self._graph, stream=stream):
             for _ in range(rounds):
                 self._results += [call() for call in calls]

@@ -1,8 +1,8 @@
 """Each op as it is written without it, twice.
 
 First as models write it: `N` is torch.nn.functional.rms_norm, the rest are operators. Then
-(`.singles`) with the package's rms_norm and PyTorch's operators writing to the op's outs: no fresh
-memory, except where every out is taken.
+(`.singles`) with the package's rms_norm and PyTorch's operators writing to the op's outs: fresh
+memory only for what a scale, a gate or angles become, and where every out is taken.
 """
 
 from __future__ import annotations

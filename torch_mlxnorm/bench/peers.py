@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from functools import partial
+from types import ModuleType
 
 import torch
 
-from torch_mlxnorm._timing import Times
+from torch_mlxnorm import _examinations
+from torch_mlxnorm._timing import Times, waiting_for
 
 from . import clocks, plain
 from .case import Call, Case
@@ -18,64 +18,40 @@ PEERS = {
     "singles": "the package's rms_norm and PyTorch's operators, writing to the outs",
     "eager": "F.rms_norm and PyTorch's operators, with fresh results",
     "compiled": "the same by torch.compile, writing to the outs",
-    "mlx": "mlx.core.fast.rms_norm (on a Mac that has mlx)",
+    "mlx": "mlx.core.fast.rms_norm, on a Mac's GPU where mlx is installed",
 }
-COPY, OURS, PLAIN = "copy", "ours", "plain"
+OURS = "ours"
+PLAIN, COPY = "plain", "copy"  # memory's limits
 
 
-@dataclass(frozen=True)
-class Result:
-    """Times of "ours", of the peers, and of memory's limits: "plain", a plain kernel with the same
-    reads and writes, and "copy"."""
-
-    nbytes: int
-    times: Times
-
-    @property
-    def seconds(self) -> float:
-        return self.times.median(OURS)
-
-    @property
-    def bytes_per_second(self) -> float:
-        return self.nbytes / self.seconds
-
-    def over(self, peer: str) -> float | None:
-        return self.times.speedup(OURS, over=peer) if peer in self.times.turns else None
-
-
-def mlx_call(case: Case) -> Call | None:
-    """In memory of MLX's own."""
-    if case.op != "rms_norm" or case.device != "mps" or importlib.util.find_spec("mlx") is None:
-        return None
-    import mlx.core as mx
-
-    x, weight, _ = (case.inputs[name] for name in ("x", "weight", "bias"))
+def mlx_call(mx: ModuleType, case: Case) -> Call:
+    """In memory of MLX's own; started but not waited for."""
+    dtype = getattr(mx, str(case.dtype).removeprefix("torch."))
 
     def array(tensor: torch.Tensor | None) -> object:
-        dtype = getattr(mx, str(case.dtype).removeprefix("torch."))
         return None if tensor is None else mx.array(tensor.float().cpu().numpy()).astype(dtype)
 
-    arrays = array(x), array(weight)
-    return lambda: mx.eval(mx.fast.rms_norm(*arrays, case.eps))
+    x, weight = array(case.inputs["x"]), array(case.inputs["weight"])
+    return lambda: mx.async_eval(mx.fast.rms_norm(x, weight, case.use.eps))
 
 
-def measure(case: Case, peers: Collection[str], turns: int) -> Result:
+def measure(case: Case, peers: Collection[str], turns: int) -> Times:
+    """Of "ours", of those peers that there are, and of "plain" and "copy"."""
     nbytes = case.bytes_read + case.bytes_written
-    cases = [case]
-    while len(cases) < clocks.copies(case.device, nbytes):
-        cases.append(case.clone())
-    candidates: dict[str, list[Call]] = {OURS: [one.ours() for one in cases]}
-
-    def add(name: str, make: Callable[[Case], Call | None]) -> None:
-        calls = [call for call in map(make, cases) if call is not None]
-        if calls and name in peers:
-            candidates[name] = calls
-
-    add("singles", Case.singles)
-    add("eager", Case.eager)
+    cases = [case, *(case.clone() for _ in range(clocks.copies(case.device, nbytes) - 1))]
+    waits = [waiting_for(case.device)]
+    make: dict[str, Callable[[Case], Call]] = {OURS: Case.ours}
+    if "singles" in peers and case.composition.from_singles is not None:
+        make["singles"] = Case.singles
+    if "eager" in peers:
+        make["eager"] = Case.eager
     if "compiled" in peers:
-        add("compiled", case.compiler())
-    add("mlx", mlx_call)
+        make["compiled"] = case.compiler()
+    if "mlx" in peers and case.op == "rms_norm" and case.device == "mps":
+        if (mx := _examinations.mlx()) is not None:
+            make["mlx"] = partial(mlx_call, mx)
+            waits.append(mx.synchronize)
+    candidates = {name: [call(one) for one in cases] for name, call in make.items()}
 
     streams = plain.Streams(case.bytes_read, case.bytes_written, len(case.outs))
     memory = [streams.tensors(case.device) for _ in cases]
@@ -87,8 +63,7 @@ def measure(case: Case, peers: Collection[str], turns: int) -> Result:
     sources = [torch.ones(half, dtype=case.dtype, device=case.device) for _ in cases]
     candidates[COPY] = [partial(torch.empty_like(source).copy_, source) for source in sources]
 
-    times = clocks.measure(case.device, candidates, turns)
-    seconds = dict(times.turns)
+    times = clocks.measure(case.device, candidates, turns, lambda: [wait() for wait in waits])
     fastest = min(plain_names, key=times.median)
-    seconds[PLAIN] = seconds[fastest]
-    return Result(nbytes, Times({n: t for n, t in seconds.items() if n not in plain_names}))
+    others = {name: t for name, t in times.turns.items() if name not in plain_names}
+    return Times(others | {PLAIN: times.turns[fastest]})

@@ -1,12 +1,11 @@
 // The plain kernel that others are measured by: reads and writes, and next to nothing between.
-// Planes of kWords words of 16 bytes follow one another, READS to read and WRITES to write.
+// Planes of `words` words of 16 bytes follow one another, READS to read and WRITES to write.
 #include <metal_stdlib>
 
 using namespace metal;
 
 kernel void plain(device const uint4* in [[buffer(0)]], device uint4* out [[buffer(1)]],
-                  constant uint& words [[buffer(2)]],
-                  uint group [[threadgroup_position_in_grid]],
+                  constant uint& words [[buffer(2)]], uint group [[threadgroup_position_in_grid]],
                   uint thread_index [[thread_index_in_threadgroup]],
                   uint threads [[threads_per_threadgroup]]) {
   const uint first = group * threads * PER_THREAD + thread_index;

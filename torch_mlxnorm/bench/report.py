@@ -1,18 +1,22 @@
-"""What was timed, as a table, as JSON and as plots."""
+"""What was timed, as a table on screen, as JSON and as plots."""
 
 from __future__ import annotations
 
 import json
+import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import torch_mlxnorm
+from torch_mlxnorm._examinations import processor
+from torch_mlxnorm._timing import KEEP_FREED_MEMORY, Times
 
-from .peers import COPY, OURS, PEERS, PLAIN, Result
+from .case import Case
+from .peers import COPY, OURS, PEERS, PLAIN
 from .shapes import Line
 
 Record = Mapping[str, Any]
@@ -22,10 +26,12 @@ def machine(device: str) -> dict[str, Any]:
     if device == "cuda":
         name = f"{torch.cuda.get_device_name()} (the Metal kernels translated to CUDA)"
     elif device == "mps":
-        name = f"{platform.processor()} ({platform.mac_ver()[0]})"
+        name = f"{processor()}, macOS {platform.mac_ver()[0]}"
     else:
-        name = f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
-        name += f", {torch.get_num_threads()} thread(s), freed memory kept"
+        threads = torch.get_num_threads()
+        kept = all(name in os.environ for name in KEEP_FREED_MEMORY)
+        name = f"{processor()}, {torch.backends.cpu.get_cpu_capability()}, {threads} thread"
+        name += f"{'s' * (threads > 1)}, freed memory {'kept' if kept else 'given back'}"
     return {
         "device": device,
         "name": name,
@@ -34,86 +40,110 @@ def machine(device: str) -> dict[str, Any]:
     }
 
 
-def record(line: Line, result: Result) -> dict[str, Any]:
-    """Of a line; ratios are over ours, medians with their quartiles."""
-    times = result.times
+def figures(times: Times) -> dict[str, Any]:
+    """Quartiles: of our microseconds, and of the others' times over ours."""
     others = [name for name in times.turns if name != OURS]
-    quartiles = {name: times.speedup_quartiles(OURS, over=name) for name in others}
+    ratios = {name: times.speedup_quartiles(OURS, over=name) for name in others}
+    return {
+        "us": [round(seconds * 1e6, 3) for seconds in times.quartiles(OURS)],
+        "over": {name: [round(ratio, 3) for ratio in ratios[name]] for name in others},
+    }
+
+
+def record(line: Line, case: Case, times: Times) -> dict[str, Any]:
+    nbytes = case.bytes_read + case.bytes_written
     return {
         "op": line.use.op,
         "model": line.use.model,
         "where": line.use.name,
         "shape": line.shape,
         "dtype": line.dtype_name,
-        "bytes": result.nbytes,
-        "us": [round(seconds * 1e6, 3) for seconds in times.quartiles(OURS)],
-        "gb_per_s": round(result.bytes_per_second / 1e9, 1),
-        "over": {name: [round(ratio, 3) for ratio in quartiles[name]] for name in others},
-    }
+        "bytes": nbytes,
+        "gb_per_s": round(nbytes / times.median(OURS) / 1e9, 1),
+    } | figures(times)
 
+
+# ---- on screen ----------------------------------------------------------------------------------
 
 COLUMNS = [PLAIN, COPY, *PEERS]
+PLACE_HEAD = f"{'':39} {'shape':>13} {'dtype':9}"
+CELLS_HEAD = f"{'time':>12}{'GB/s':>7}" + "".join(f"{name:>9}" for name in COLUMNS)
 
 
-def head() -> str:
-    return f"{'op':37} {'shape':>13} {'dtype':9}{'time':>11}{'GB/s':>7}" + "".join(
-        f"{name:>9}" for name in COLUMNS
-    )
+def place(line: Line) -> str:
+    where = f"{line.use.model}, {line.use.name}" if line.use.model else ""
+    return f"  {where:37} {line.shape:>13} {line.dtype_name:9}"
 
 
-def row(record: Record) -> str:
-    cells = []
-    for name in COLUMNS:
-        ratio = record["over"].get(name)
-        unit = "" if name in (PLAIN, COPY) else "x"
-        cells.append(f"{'-' if ratio is None else f'{ratio[1]:.2f}{unit}':>9}")
-    return (
-        f"{record['op']:37} {record['shape']:>13} {record['dtype']:9}"
-        f"{record['us'][1]:9.2f}us{record['gb_per_s']:7.0f}" + "".join(cells)
-    )
+def microseconds(record: Record) -> str:
+    return f"{record['us'][1]:10.2f}us"
+
+
+def ratio(record: Record, name: str) -> str:
+    """Fractions of memory's limits, and how many times as fast ours is as a peer."""
+    unit = "" if name in (PLAIN, COPY) else "x"
+    return f"{record['over'][name][1]:.2f}{unit}" if name in record["over"] else "-"
+
+
+def cells(record: Record) -> str:
+    ratios = "".join(f"{ratio(record, name):>9}" for name in COLUMNS)
+    return f"{microseconds(record)}{record['gb_per_s']:7.1f}{ratios}"
+
+
+# ---- files --------------------------------------------------------------------------------------
 
 
 def write_json(path: Path, machine: Record, records: Sequence[Record]) -> None:
+    """A line each."""
     lines = ",\n".join(json.dumps(record) for record in records)
     path.write_text(f'{{"machine": {json.dumps(machine)},\n"lines": [\n{lines}\n]}}\n')
 
 
-def plot(paths: Sequence[Path], machine: Record, records: Sequence[Record]) -> None:
-    """Bandwidth over bytes, an op in each panel, with the copy's line."""
+def read_json(path: Path) -> tuple[Record, list[Record]]:
+    report = json.loads(path.read_text())
+    return report["machine"], report["lines"]
+
+
+def plot(paths: Iterable[Path], machine: Record, records: Sequence[Record]) -> None:
+    """Bandwidth over bytes, a panel for each op."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    ops = list(dict.fromkeys(record["op"] for record in records))
+    matplotlib.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "torch_mlxnorm"}
+    by_op: dict[str, list[Record]] = {}
+    for record in sorted(records, key=lambda record: record["bytes"]):
+        by_op.setdefault(record["op"], []).append(record)
+    ops = [op for op in dict.fromkeys(record["op"] for record in records)]
     columns = min(4, len(ops))
     rows = -(-len(ops) // columns)
     figure, axes = pyplot.subplots(
-        rows, columns, figsize=(4.5 * columns, 3 * rows), squeeze=False, sharex=True, sharey=True
+        rows,
+        columns,
+        figsize=(4 * columns, 2.7 * rows + 0.5),
+        squeeze=False,
+        sharex=True,
+        sharey=True,
     )
     for axis in axes.flat[len(ops) :]:
         axis.set_visible(False)
     colors = {"float32": "tab:blue", "bfloat16": "tab:orange", "float16": "tab:green"}
     for op, axis in zip(ops, axes.flat, strict=False):
-        mine = sorted((r for r in records if r["op"] == op), key=lambda r: r["bytes"])
-        axis.plot(
-            [r["bytes"] for r in mine],
-            [r["gb_per_s"] / r["over"][COPY][1] for r in mine],
-            color="0.6",
-            label="copy",
-        )
-        for dtype in dict.fromkeys(r["dtype"] for r in mine):
-            points = [(r["bytes"], r["gb_per_s"]) for r in mine if r["dtype"] == dtype]
-            axis.plot(*zip(*points, strict=True), "o", color=colors[dtype], label=dtype, ms=4)
-        axis.set(title=op, xscale="log")
-        axis.title.set_size(9)
+        of_copy = {r["bytes"]: r["gb_per_s"] / r["over"][COPY][1] for r in by_op[op]}
+        axis.plot(*zip(*of_copy.items(), strict=True), color="0.6", label="copy")
+        for dtype, color in colors.items():
+            points = [(r["bytes"], r["gb_per_s"]) for r in by_op[op] if r["dtype"] == dtype]
+            if points:
+                axis.plot(*zip(*points, strict=True), "o", color=color, label=dtype, ms=3)
+        axis.set(xscale="log", ylim=(0, None))
+        axis.set_title(op, fontsize=9)
         axis.grid(alpha=0.3)
-    for axis in axes[-1]:
-        axis.set_xlabel("bytes read and written")
-    for axis in axes[:, 0]:
-        axis.set_ylabel("GB/s")
-    axes.flat[0].legend(fontsize=7)
-    figure.suptitle(f"{machine['name']}, torch {machine['torch']}")
+        axis.legend(fontsize=6)
+    figure.supxlabel("bytes read and written", fontsize=9)
+    figure.supylabel("GB/s", fontsize=9)
+    figure.suptitle(f"{machine['name']}, torch {machine['torch']}", fontsize=10)
     figure.tight_layout()
     for path in paths:
-        figure.savefig(path, dpi=120)
+        figure.savefig(path, dpi=80, metadata={"Date": None} if path.suffix == ".svg" else None)
+    pyplot.close(figure)

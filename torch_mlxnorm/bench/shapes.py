@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from torch_mlxnorm import CastingMode
+from torch_mlxnorm._calls import TOP_K
+from torch_mlxnorm._roles import LIKES, OPS
 
-from .case import Case
 from .compositions import COMPOSITIONS
 
 
@@ -27,7 +29,7 @@ class Use:
     # Of inputs that are not as compositions.py has them; None: there is none.
     shapes: Mapping[str, str | None] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
-    tokens: int = 4096  # on a GPU
+    tokens: int = 4096  # of a prefill, or of an image or a video, on a GPU
 
 
 GEMMA, GEMMA_DENSE, LLAMA, QWEN = "Gemma 4 26B-A4B", "Gemma 4 31B", "Llama 3 8B", "Qwen3 8B"
@@ -121,48 +123,54 @@ USES = [
     Use("fused_post_ff_norm2_endlayer", GEMMA, "end of layer", 2816),
     Use("fused_moe_wsum_post_ff_norm2_endlayer", GEMMA, "end of layer", 2816),
 ]
-PHASES = {"decode": 1, "prefill": 512}  # tokens
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
-# Rows and dims.
+# Rows and dims; of heads: tokens, and the dim of a head.
 CPU_SHAPES = ["1x2816", "16x2816", "512x2816", "2048x2816", "4096x4096", "65536x128"]
 CPU_FUSED_SHAPES = ["2048x2816", "1x2816"]
+CPU_SHAPES_OF_HEADS = ["512x128", "1x128"]
 GPU_SHAPES = [
     *("1x2816", "8x4096", "1x16384"),
     *("32768x256", "65536x128", "2455x2816", "4096x4096", "16384x2816", "4096x8192"),
     *("1024x16384", "512x65536", "2455x2817"),
 ]
-OF_HEADS = ("rms_norm_rope", "qk_norm_rope", "qkv_norm_rope")  # timed where models have them
+OF_HEADS = [op for op, known in COMPOSITIONS.items() if "cos" in known.shapes]
 
 
 @dataclass(frozen=True)
 class Line:
-    """What is timed in one dtype."""
+    """What is timed, in one dtype."""
 
     use: Use
     rows: int
     dtype: torch.dtype
 
-    def case(self, device: str) -> Case:
-        use = self.use
-        return Case(
-            use.op,
-            self.rows,
-            use.dim,
-            self.dtype,
-            device=device,
-            eps=use.eps,
-            casting_mode=use.casting_mode,
-            shapes=use.shapes,
-            options=use.options,
-        )
+    def inputs(self) -> dict[str, Tensor | None]:
+        """Without data."""
+        dim, shapes = self.use.dim, COMPOSITIONS[self.use.op].shapes | dict(self.use.shapes)
+        sizes = {"rows": self.rows, "top_k": TOP_K, "dim": dim, "half": dim // 2}
+
+        def tensor(shape: str) -> Tensor:
+            *names, last = shape.split()
+            dtype = torch.float32 if last == "float32" else self.dtype
+            names += [] if last == "float32" else [last]
+            return torch.empty([sizes.get(n) or int(n) for n in names], dtype=dtype, device="meta")
+
+        return {name: None if shape is None else tensor(shape) for name, shape in shapes.items()}
+
+    def outs(self) -> dict[str, Tensor]:
+        """Without data."""
+        op, inputs, outs = self.use.op, self.inputs(), {}
+        for name, like in LIKES[op].items():
+            tensor = inputs[like]
+            assert tensor is not None
+            outs[name] = tensor[..., 0, :] if OPS[op][like] == "experts" else tensor
+        return outs
 
     @property
     def shape(self) -> str:
-        """Of the first input: "4096x2816", or of all heads "4096x32x128"."""
-        shape = next(iter((COMPOSITIONS[self.use.op].shapes | dict(self.use.shapes)).values()))
-        sizes = {"rows": self.rows, "dim": self.use.dim}
-        parts = [part for part in (shape or "").split() if part != "top_k"]
-        return "x".join(str(sizes.get(part, part)) for part in parts)
+        """Of the first result: "4096x2816", or of all heads "4096x32x128"."""
+        return "x".join(map(str, next(iter(self.outs().values())).shape))
 
     @property
     def dtype_name(self) -> str:
@@ -174,21 +182,22 @@ def of_shape(op: str, shape: str, dtype: torch.dtype) -> Line:
     return Line(Use(op, "", "", dim), rows, dtype)
 
 
+def shapes_of(op: str, device: str) -> list[str]:
+    if device != "cpu":
+        return [] if op in OF_HEADS else GPU_SHAPES  # heads: as models have them
+    if op in OF_HEADS:
+        return CPU_SHAPES_OF_HEADS
+    return CPU_SHAPES if op == "rms_norm" else CPU_FUSED_SHAPES
+
+
 def lines_by_shape(device: str) -> Iterator[Line]:
     for op in COMPOSITIONS:
-        if device == "cpu":
-            shapes = CPU_SHAPES if op == "rms_norm" else CPU_FUSED_SHAPES
-        else:
-            shapes = [] if op in OF_HEADS else GPU_SHAPES
-        dtypes = [torch.float32, torch.bfloat16, torch.float16]
-        if device == "cpu" and op != "rms_norm":
-            dtypes.remove(torch.float16)
-        for shape in shapes:
+        dtypes = DTYPES[:2] if device == "cpu" and op != "rms_norm" else DTYPES
+        for shape in shapes_of(op, device):
             yield from (of_shape(op, shape, dtype) for dtype in dtypes)
 
 
 def lines_by_model(device: str) -> Iterator[Line]:
     for use in USES:
-        for tokens in PHASES.values() if device == "cpu" else (1, use.tokens):
-            for dtype in (torch.float32, torch.bfloat16, torch.float16):
-                yield Line(use, tokens * use.rows_per_token, dtype)
+        for tokens in (1, 512 if device == "cpu" else use.tokens):  # decode, prefill
+            yield from (Line(use, tokens * use.rows_per_token, dtype) for dtype in DTYPES)

@@ -1,0 +1,74 @@
+"""The gain of a second thread on the CPU: rms_norm of 4096 x 4096 in float32, and a copy, which
+shows what the memory of the machine allows.
+
+    python -m torch_mlxnorm.bench.threads [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from torch_mlxnorm._timing import keep_freed_memory, stolen
+
+from . import report
+
+
+def seconds(call: Callable[[], object], threads: int) -> float:
+    """Of a single call after a pause: two busy threads soon use up what a shared machine grants."""
+    torch.set_num_threads(threads)
+    time.sleep(0.02)
+    call()  # a thread that slept wakes on the core of the one that woke it, then moves
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def gains(call: Callable[[], object], turns: int) -> list[float]:
+    """Of the turns that the hypervisor did not disturb; of all if it disturbed nearly all."""
+    undisturbed, everything = [], []
+    for _ in range(turns):
+        before = stolen()
+        everything.append(seconds(call, 1) / seconds(call, 2))
+        if stolen() == before:
+            undisturbed.append(everything[-1])
+    return undisturbed if len(undisturbed) > turns / 5 else everything
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m torch_mlxnorm.bench.threads",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--turns", type=int, default=150)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    options = parser.parse_args()
+    x, out = torch.randn(4096, 4096), torch.empty(4096, 4096)
+    op = torch.ops.mlxnorm.rms_norm.out
+    calls = {"rms_norm": lambda: op(x, None, out=out), "copy": lambda: out.copy_(x)}
+    records = []
+    for name, call in calls.items():
+        ratios = gains(call, options.turns)
+        quartiles = [round(ratio, 3) for ratio in statistics.quantiles(ratios, n=4)]
+        records.append(
+            {"call": name, "gain": quartiles, "turns": options.turns, "undisturbed": len(ratios)}
+        )
+        low, middle, high = quartiles
+        print(
+            f"{name:9} {middle:.2f}x (quartiles {low:.2f} to {high:.2f}, "
+            f"{len(ratios)} of {options.turns} turns)"
+        )
+    if options.json:
+        report.write_json(options.json, report.machine("cpu"), records)
+
+
+if __name__ == "__main__":
+    keep_freed_memory()
+    main()
