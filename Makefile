@@ -7,17 +7,17 @@ DEVICE ?= auto
 
 VENV := .venv
 BIN := $(VENV)/bin
-FORMATTED := $(shell find csrc shaders tests -regex '.*\.\(h\|cpp\|mm\|metal\)')
-PYTHON_FILES := setup.py torch_mlxnorm tests benchmarks csrc tools
+FORMATTED := $(shell find csrc shaders tests torch_mlxnorm -regex '.*\.\(h\|cpp\|mm\|metal\)')
+PYTHON_FILES := setup.py torch_mlxnorm tests csrc tools
 
-.PHONY: help demo test fuzz stress test-arm64 test-versions test-sanitizers gpu-check mutants bench lint format \
-  build system clean
+.PHONY: help demo test fuzz stress test-arm64 test-versions test-sanitizers gpu-check mutants bench performance lint \
+  format build system clean
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: build $(if $(filter sim,$(DEVICE)),system) ## check and time every op on the shapes of public models (DEVICE=cpu|mps|sim)
-	$(BIN)/python benchmarks/demo.py --device $(DEVICE)
+	$(BIN)/python -m torch_mlxnorm.bench.demo --device $(DEVICE)
 
 test: build system ## the whole test suite, or one op's tests (OP=rms_norm_add PYTEST_ARGS="-k bits")
 	$(BIN)/python -m pytest $(if $(OP),--op $(OP)) $(PYTEST_ARGS)
@@ -47,8 +47,17 @@ gpu-check: build ## the Metal kernels on an NVIDIA GPU (TORCH=torch GPU_ARGS="--
 mutants: build system ## planted faults that the tests must catch (ONLY="barrier eps" TESTS_OF=commit)
 	$(BIN)/python tests/mutants/run.py $(if $(ONLY),--only $(ONLY)) $(if $(TESTS_OF),--tests-of $(TESTS_OF))
 
-bench: build ## every op on the CPU against PyTorch
-	$(BIN)/python benchmarks/cpu.py
+bench: build ## every op against PyTorch, a copy and a plain kernel (BENCH_ARGS="--op rms_norm --set shapes")
+	$(BIN)/python -m torch_mlxnorm.bench $(BENCH_ARGS)
+
+FIGURES := docs/performance
+performance: build ## the CPU's figures of docs/performance.md anew, and its tables and plots
+	$(BIN)/python -m torch_mlxnorm.bench --device cpu --json $(FIGURES)/cpu.json
+	$(BIN)/python -m torch_mlxnorm.bench.calls --json $(FIGURES)/calls.json
+	$(BIN)/python -m torch_mlxnorm.bench.threads --json $(FIGURES)/threads.json
+	$(BIN)/python -m torch_mlxnorm.bench.models --json $(FIGURES)/models.json
+	$(BIN)/python -m torch_mlxnorm.bench.models --fresh --json $(FIGURES)/models_fresh.json
+	$(BIN)/python -m torch_mlxnorm.bench.tables docs/performance.md
 
 lint: $(VENV)/.python ## ruff and clang-format
 	$(BIN)/ruff check $(PYTHON_FILES)
@@ -73,7 +82,7 @@ $(VENV)/.python: pyproject.toml
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	# PyTorch first and pinned: the extension is compiled against it, without build isolation.
 	$(BIN)/pip install --quiet "$(TORCH)" "setuptools>=77"
-	$(BIN)/pip install --quiet $$($(BIN)/python tools/extras.py test lint $(if $(filter Linux,$(shell uname)),gpu))
+	$(BIN)/pip install --quiet $$($(BIN)/python tools/extras.py test lint plot $(if $(filter Linux,$(shell uname)),gpu))
 	rm -f torch_mlxnorm/_build.py # of the PyTorch before
 	touch $@
 

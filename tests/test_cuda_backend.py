@@ -4,10 +4,13 @@ they compute is seen where there is an NVIDIA GPU: `make gpu-check`."""
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from translator import cuda_backend, msl, nvrtc
+
+from torch_mlxnorm.bench import plain
 
 TESTS = Path(__file__).resolve().parent
 SHADERS = sorted((TESTS.parent / "shaders").glob("*.metal"))
@@ -19,11 +22,13 @@ CONSTANTS = {0: "0x5555u", 1: "0u", 2: "0u", 3: "0u", 4: "32u", 5: "0x55u"}
 CONSTANTS |= {number: "true" for number in range(6, 19)}
 
 
-def translated(shader: Path) -> cuda_backend.Translated:
+def translated(shader: Path, defines: Sequence[str] = ()) -> cuda_backend.Translated:
     preprocessor = shutil.which("c++") or shutil.which("clang++-19")
     if preprocessor is None:
         pytest.skip("no C++ compiler: apt-get install g++")
-    return cuda_backend.translate(msl.parse(msl.preprocess(shader, [preprocessor])))
+    return cuda_backend.translate(
+        msl.parse(msl.preprocess(shader, [preprocessor], defines=defines))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +55,12 @@ def test_compiles(shader: Path, compiler: None) -> None:
     )
     for number in range(len(names)):
         assert cuda_backend.entry_name(number).encode() + b"\0" in cubin
+
+
+def test_the_plain_kernel_compiles(compiler: None) -> None:
+    program = translated(plain.SHADER, ["READS=2", "WRITES=3", "PER_THREAD=4"])
+    source = cuda_backend.generate(program, ["plain"], {})
+    assert nvrtc.compile_cubin(source, ARCHITECTURE, bytes_buffer=2)
 
 
 @pytest.mark.parametrize("name", ["positive", "ops", "bugs"])

@@ -72,6 +72,8 @@ normed, residual = torch_mlxnorm.add_rms_norm(x, x, weight)
 assert torch.equal(residual, 2 * x)
 torch_mlxnorm.RmsNormRecord(torch.float32, 7, 48)(x, weight, torch.empty_like(x))
 assert torch_mlxnorm.RMSNorm(48).to("meta")(x.to("meta")).is_meta
+from torch_mlxnorm.bench import __main__ as bench
+bench.main("--op rms_norm --shape 2x64 --dtype float32 --turns 2 --peers eager".split())
 """
 
 
@@ -174,9 +176,10 @@ def test_the_wheel_has_nothing_else(built_package: Package) -> None:
     about, wheel = f"{NAME}.dist-info", built_package.wheel
     metadata = message_from_bytes(wheel[f"{about}/METADATA"])
     assert wheel[f"{about}/licenses/LICENSE"] == (ROOT / "LICENSE").read_bytes()
-    python = {f"torch_mlxnorm/{p.name}" for p in (ROOT / "torch_mlxnorm").glob("*.py")}
+    python = {str(path.relative_to(ROOT)) for path in (ROOT / "torch_mlxnorm").rglob("*.py")}
     extension = f"torch_mlxnorm/_C{sysconfig.get_config_var('EXT_SUFFIX')}"
-    package = python | {"torch_mlxnorm/py.typed", "torch_mlxnorm/_build.py", extension}
+    plain = {f"torch_mlxnorm/bench/plain.{suffix}" for suffix in ("py", "metal", "cpp")}
+    package = python | plain | {"torch_mlxnorm/py.typed", "torch_mlxnorm/_build.py", extension}
     described = ("METADATA", "RECORD", "WHEEL", "licenses/LICENSE", "top_level.txt")
     assert set(wheel) == package | {f"{about}/{name}" for name in described}
     assert metadata["License-Expression"] == "MIT"

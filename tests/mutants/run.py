@@ -32,7 +32,7 @@ from progress import Progress  # noqa: E402
 from mutants.planted import MUTANTS, Mutant  # noqa: E402
 
 CACHE = ROOT / ".cache" / "mutants"
-FOLDERS = ("csrc", "shaders", "tests", "tools", "torch_mlxnorm", "benchmarks", "docs")
+FOLDERS = ("csrc", "shaders", "tests", "tools", "torch_mlxnorm", "docs")
 DECIDING = (*FOLDERS[:5], "setup.py", "pyproject.toml")  # about the results
 PYTEST = ("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider")
 TIMEOUT = 1200  # in seconds; who is not through by then hangs
