@@ -88,16 +88,15 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def chosen(options: argparse.Namespace) -> Iterator[Line]:
     """Op by op."""
+    dtypes = [getattr(torch, name) for name in options.dtype]
     sets = {"shapes": lines_by_shape, "models": lines_by_model}
-    if options.shape:
-        lines = [of_shape(op, s, d) for op in COMPOSITIONS for s in options.shape for d in DTYPES]
-    else:
-        names = [options.set] if options.set else sets
-        lines = [line for name in names for line in sets[name](options.device)]
+    names = [options.set] if options.set else sets
+    lines = [line for name in names for line in sets[name](options.device, dtypes)]
     for op in options.op or COMPOSITIONS:
-        for line in lines:
-            if line.use.op == op and line.dtype_name in (options.dtype or NAMES):
-                yield line
+        if options.shape:
+            yield from (of_shape(op, s, d) for s in options.shape for d in dtypes or DTYPES)
+        else:
+            yield from (line for line in lines if line.use.op == op)
 
 
 def prepare(device: str) -> None:

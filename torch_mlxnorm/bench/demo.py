@@ -27,7 +27,7 @@ from . import report
 from .case import Case, as_tuple
 from .compositions import COMPOSITIONS
 from .peers import PEERS, measure
-from .shapes import Line, lines_by_model
+from .shapes import DTYPES, Line, lines_by_model
 
 TURNS = 7
 
@@ -94,7 +94,9 @@ def main() -> int:
     print(f"{where}, torch {machine['torch']}")
     print(f"{report.PLACE_HEAD}{'max error':>10}{report.CELLS_HEAD if timed else ''}")
     verdicts: list[bool] = []
-    by_op = sorted(lines_by_model("cpu"), key=lambda line: list(COMPOSITIONS).index(line.use.op))
+    by_op = sorted(
+        lines_by_model("cpu", DTYPES), key=lambda line: list(COMPOSITIONS).index(line.use.op)
+    )
     for op, lines in itertools.groupby(by_op, lambda line: line.use.op):
         print(op)
         verdicts += [show(line, device, timed) for line in lines]

@@ -3,7 +3,7 @@ as their config.json and model code state it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -124,6 +124,7 @@ USES = [
     Use("fused_moe_wsum_post_ff_norm2_endlayer", GEMMA, "end of layer", 2816),
 ]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+Dtypes = Sequence[torch.dtype]
 
 # Rows and dims; of heads: tokens, and the dim of a head.
 CPU_SHAPES = ["1x2816", "16x2816", "512x2816", "2048x2816", "4096x4096", "65536x128"]
@@ -190,14 +191,17 @@ def shapes_of(op: str, device: str) -> list[str]:
     return CPU_SHAPES if op == "rms_norm" else CPU_FUSED_SHAPES
 
 
-def lines_by_shape(device: str) -> Iterator[Line]:
+def lines_by_shape(device: str, dtypes: Dtypes = ()) -> Iterator[Line]:
+    """In those dtypes, or in all that are of interest there."""
     for op in COMPOSITIONS:
-        dtypes = DTYPES[:2] if device == "cpu" and op != "rms_norm" else DTYPES
+        fused_on_cpu = device == "cpu" and op != "rms_norm"
         for shape in shapes_of(op, device):
-            yield from (of_shape(op, shape, dtype) for dtype in dtypes)
+            for dtype in dtypes or (DTYPES[:2] if fused_on_cpu else DTYPES):
+                yield of_shape(op, shape, dtype)
 
 
-def lines_by_model(device: str) -> Iterator[Line]:
+def lines_by_model(device: str, dtypes: Dtypes = ()) -> Iterator[Line]:
     for use in USES:
         for tokens in (1, 512 if device == "cpu" else use.tokens):  # decode, prefill
-            yield from (Line(use, tokens * use.rows_per_token, dtype) for dtype in DTYPES)
+            for dtype in dtypes or ([torch.bfloat16] if device == "cpu" else DTYPES):
+                yield Line(use, tokens * use.rows_per_token, dtype)
