@@ -71,6 +71,9 @@ class Build:
         self._write(None)
         return float(self._read())
 
+    def end(self) -> None:
+        self._process.communicate()
+
     def _read(self) -> str:
         assert self._process.stdout is not None
         return self._process.stdout.readline()
