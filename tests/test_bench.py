@@ -18,7 +18,7 @@ import torch
 from beside import beside, run, side_by_side
 from tensors import DTYPES, type_id
 
-from tools import require_module
+from tools import require_checkout, require_module
 from torch_mlxnorm._timing import Times
 from torch_mlxnorm.bench import __main__ as bench
 from torch_mlxnorm.bench import calls, plain, report, two_builds
@@ -237,7 +237,7 @@ def test_plot(tmp_path: Path) -> None:
         ("--shape 64", "argument --shape: '64' is not ROWSxDIM"),
         ("--shape 0x64", "argument --shape: '0x64' is not ROWSxDIM"),
         ("--shape 2x64 --set models", "--shape or --set, not both"),
-        ("--turns 1", "--turns: at least 2"),
+        ("--turns 1", "argument --turns: at least 2"),
         ("--json /nonexistent/file.json", "there is no folder /nonexistent"),
         ("--device cuda --op qk_norm_rope --set shapes", "no shape of these ops"),
     ],
@@ -334,6 +334,7 @@ def test_calls_and_threads(bench_runs: Runs) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
 def test_a_device_that_is_not_there(bench_runs: Runs) -> None:
+    require_checkout()
     expected = {
         "cuda": "--device cuda: there is no NVIDIA GPU",
         "mps": "--device mps: PyTorch finds no Apple GPU",

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import itertools
 import os
 import re
 import subprocess
@@ -33,6 +32,7 @@ from torch_mlxnorm._timing import keep_freed_memory
 
 from . import report
 from .case import Case
+from .clocks import number_of_turns
 from .compositions import COMPOSITIONS
 from .peers import PEERS, measure
 from .shapes import DTYPES, Line, lines_by_model, lines_by_shape, of_shape
@@ -65,7 +65,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--peers", nargs="*", choices=PEERS, default=list(PEERS), metavar="NAME",
         help="; ".join(f"{name}: {what}" for name, what in PEERS.items()),
     )  # fmt: skip
-    parser.add_argument("--turns", type=int, default=15)
+    parser.add_argument("--turns", type=number_of_turns, default=15)
     parser.add_argument("--jobs", type=int, default=1, help="processes that compile beforehand")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
     parser.add_argument("--plot", type=Path, metavar="NAME", help="write NAME.png and NAME.svg")
@@ -76,8 +76,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         parser.error("--shape or --set, not both")
     if not options.lines:
         parser.error(f"no shape of these ops is in --set {options.set} on {options.device}")
-    if options.turns < 2:
-        parser.error("--turns: at least 2, for quartiles")
     for path in (options.json, options.plot):
         if path is not None and not path.parent.is_dir():
             parser.error(f"there is no folder {path.parent}")
@@ -132,17 +130,13 @@ def in_processes(arguments: list[str], jobs: int) -> None:
         sys.exit("a process that compiles has failed")
 
 
-def with_progress(lines: list[Line]) -> Iterator[Line]:
-    """A bar on a terminal, which the next line of the table overwrites."""
-    begin = time.monotonic()
-    for done, line in enumerate(lines):
-        if sys.stderr.isatty():
-            elapsed = time.monotonic() - begin
-            left = f", {elapsed / done * (len(lines) - done):.0f} s left" if done else ""
-            bar = "#" * (30 * done // len(lines))
-            text = f"[{bar:.<30}] {done}/{len(lines)}{left}"
-            print(f"\r\033[K{text}\r", end="", file=sys.stderr, flush=True)
-        yield line
+def show_progress(done: int, count: int, begin: float) -> None:
+    """On a terminal, where the next line of the table comes."""
+    if sys.stderr.isatty():
+        elapsed = time.monotonic() - begin
+        left = f", {elapsed / done * (count - done):.0f} s left" if done else ""
+        bar = "#" * (30 * done // count)
+        print(f"[{bar:.<30}] {done}/{count}{left}\r", end="", file=sys.stderr, flush=True)
 
 
 @torch.inference_mode()
@@ -158,17 +152,21 @@ def main(arguments: list[str]) -> int:
     print(f"{machine['name']}, torch {machine['torch']}, {options.turns} turns")
     print(report.PLACE_HEAD + report.CELLS_HEAD)
     records: list[report.Record] = []
-    for op, lines in itertools.groupby(with_progress(options.lines), lambda line: line.use.op):
-        print(op)
-        for line in lines:
-            case = Case(line, options.device)
-            times = measure(case, options.peers, options.turns)
-            records.append(report.record(line, case, times))
-            print(report.place(line) + report.cells(records[-1]), flush=True)
-            if options.json:  # what there is, should a later line fail
-                report.write_json(options.json, machine, records)
+    begin = time.monotonic()
+    for done, line in enumerate(options.lines):
+        if done == 0 or line.use.op != options.lines[done - 1].use.op:
+            print(line.use.op, flush=True)
+        show_progress(done, len(options.lines), begin)
+        case = Case(line, options.device)
+        times = measure(case, options.peers, options.turns)
+        records.append(report.record(line, case, times))
+        print(report.place(line) + report.cells(records[-1]), flush=True)
+        if options.json:  # what there is, should a later line fail
+            report.write_json(options.json, machine, records)
     if options.plot:
-        report.plot([options.plot.with_suffix(s) for s in (".png", ".svg")], machine, records)
+        name = options.plot.name
+        paths = [options.plot.with_name(name + suffix) for suffix in (".png", ".svg")]
+        report.plot(paths, machine, records)
     return 0
 
 

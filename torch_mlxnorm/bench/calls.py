@@ -16,6 +16,7 @@ import torch_mlxnorm
 from torch_mlxnorm._timing import keep_freed_memory, time_interleaved
 
 from . import report
+from .clocks import number_of_turns
 
 DIM = 2816
 
@@ -50,7 +51,7 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--turns", type=int, default=101)
+    parser.add_argument("--turns", type=number_of_turns, default=101)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -16,6 +17,13 @@ ROTATED_BYTES = 400 << 20
 MOST_COPIES = 64
 SECONDS_PER_TURN = 0.002
 MOST_LAUNCHES = 1024
+
+
+def number_of_turns(text: str) -> int:
+    """An argument."""
+    if not text.isdecimal() or int(text) < 2:
+        raise argparse.ArgumentTypeError(f"at least 2 for quartiles, not {text!r}")
+    return int(text)
 
 
 def copies(device: str, nbytes: int) -> int:

@@ -21,6 +21,7 @@ from torch_mlxnorm._timing import keep_freed_memory, time_interleaved
 
 from . import model_code, report
 from .case import Call
+from .clocks import number_of_turns
 from .peers import OURS
 
 OPS = torch.ops.mlxnorm
@@ -98,7 +99,7 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--turns", type=int, default=15)
+    parser.add_argument("--turns", type=number_of_turns, default=15)
     parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--fresh", action="store_true", help="memory: glibc's usual way")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")

@@ -115,7 +115,7 @@ def plot(paths: Iterable[Path], machine: Record, records: Sequence[Record]) -> N
     by_op: dict[str, list[Record]] = {}
     for record in sorted(records, key=lambda record: record["bytes"]):
         by_op.setdefault(record["op"], []).append(record)
-    ops = [op for op in dict.fromkeys(record["op"] for record in records)]
+    ops = list(dict.fromkeys(record["op"] for record in records))
     columns = min(4, len(ops))
     rows = -(-len(ops) // columns)
     figure, axes = pyplot.subplots(
@@ -137,9 +137,16 @@ def plot(paths: Iterable[Path], machine: Record, records: Sequence[Record]) -> N
             if points:
                 axis.plot(*zip(*points, strict=True), "o", color=color, label=dtype, ms=3)
         axis.set(xscale="log", ylim=(0, None))
+        axis.minorticks_off()
         axis.set_title(op, fontsize=9)
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=6)
+    for axis in axes.flat[max(0, len(ops) - columns) : len(ops)]:
+        axis.tick_params(labelbottom=True)  # nothing is below it
+    legends = [axis.get_legend_handles_labels() for axis in axes.flat]
+    entries = {name: handle for pair in legends for handle, name in zip(*pair, strict=True)}
+    figure.legend(
+        entries.values(), entries.keys(), fontsize=8, ncols=len(entries), loc="upper right"
+    )
     figure.supxlabel("bytes read and written", fontsize=9)
     figure.supylabel("GB/s", fontsize=9)
     figure.suptitle(f"{machine['name']}, torch {machine['torch']}", fontsize=10)

@@ -102,7 +102,8 @@ def summary(machine: Record, records: Sequence[Record]) -> str:
         lowest = f"{min(over[PLAIN][1] for over in mine):.2f}"
         shares = [middle(PLAIN), lowest, middle(COPY)]
         rows.append([f"`{op}`", str(len(mine)), *shares, *map(middle, peers)])
-    heads = ["op", "lines", HEADS[PLAIN], "lowest", HEADS[COPY], *(HEADS[name] for name in peers)]
+    shares = [HEADS[PLAIN], f"lowest {HEADS[PLAIN]}", HEADS[COPY]]
+    heads = ["op", "lines", *shares, *(HEADS[name] for name in peers)]
     return f"Lines of {LARGE >> 20} MiB or more, medians:\n\n" + table(heads, rows)
 
 

@@ -17,6 +17,7 @@ import torch
 from torch_mlxnorm._timing import keep_freed_memory, stolen
 
 from . import report
+from .clocks import number_of_turns
 
 
 def seconds(call: Callable[[], object], threads: int) -> float:
@@ -29,15 +30,15 @@ def seconds(call: Callable[[], object], threads: int) -> float:
     return time.perf_counter() - start
 
 
-def gains(call: Callable[[], object], turns: int) -> list[float]:
+def gains(call: Callable[[], object], count: int) -> list[float]:
     """Of the turns that the hypervisor did not disturb; of all if it disturbed nearly all."""
     undisturbed, everything = [], []
-    for _ in range(turns):
+    for _ in range(count):
         before = stolen()
         everything.append(seconds(call, 1) / seconds(call, 2))
         if stolen() == before:
             undisturbed.append(everything[-1])
-    return undisturbed if len(undisturbed) > turns / 5 else everything
+    return undisturbed if len(undisturbed) >= max(2, count / 5) else everything
 
 
 @torch.inference_mode()
@@ -47,7 +48,7 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--turns", type=int, default=150)
+    parser.add_argument("--turns", type=number_of_turns, default=150)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
     options = parser.parse_args()
     x, out = torch.randn(4096, 4096), torch.empty(4096, 4096)

@@ -24,6 +24,7 @@ import torch
 
 from torch_mlxnorm._timing import KEEP_FREED_MEMORY
 
+from .clocks import number_of_turns
 from .compositions import COMPOSITIONS
 from .shapes import lines_by_shape
 
@@ -92,7 +93,7 @@ def main() -> None:
     parser.add_argument("before", type=Path)
     parser.add_argument("after", type=Path, nargs="?", default=ROOT)
     parser.add_argument("--only", default="", help="lines that hold this text")
-    parser.add_argument("--turns", type=int, default=31)
+    parser.add_argument("--turns", type=number_of_turns, default=31)
     options = parser.parse_args()
     for path in (options.before, options.after):
         if not list(path.glob("torch_mlxnorm/_C.*")):
