@@ -30,15 +30,50 @@ struct RowLayout {
   uint32_t size1, size2;
 };
 
+inline bool is_evenly_spaced(RowLayout layout) {
+  return layout.size1 == 1 && layout.size2 == 1;
+}
+
+// Of the rows of all tensors and results of a call.
+enum Spacing : uint32_t {
+  kEven,   // each has one stride
+  kAlike,  // all layouts have the same sizes; there are less than 2^32 rows
+  kMixed,
+};
+
+// A row by the sizes of a layout.
+struct RowIndex {
+  uint64_t i0;
+  uint32_t i1, i2;
+};
+
+template <typename Index>
+inline RowIndex folded(Index row, uint32_t size1, uint32_t size2) {
+  const Index outer = row / size2;
+  const uint32_t i2 = uint32_t(row - outer * size2);
+  if (size1 == 1) {
+    return {outer, 0, i2};
+  }
+  return {outer / size1, uint32_t(outer % size1), i2};
+}
+
+inline RowIndex row_index(RowLayout layout, uint64_t row) {
+  if (row >> 32 == 0) {  // a GPU has no 64-bit division
+    return folded(uint32_t(row), layout.size1, layout.size2);
+  }
+  return folded(row, layout.size1, layout.size2);
+}
+
+inline int64_t offset_of(RowLayout layout, RowIndex i) {
+  return int64_t(i.i0) * layout.stride0 + int64_t(i.i1) * layout.stride1 +
+         int64_t(i.i2) * layout.stride2;
+}
+
 inline int64_t row_offset(RowLayout layout, uint64_t row) {
-  if (layout.size1 == 1 && layout.size2 == 1) {
+  if (is_evenly_spaced(layout)) {
     return int64_t(row) * layout.stride0;  // the usual case needs no 64-bit division
   }
-  const uint64_t i2 = row % layout.size2;
-  const uint64_t outer = row / layout.size2;
-  const uint64_t i1 = outer % layout.size1;
-  const uint64_t i0 = outer / layout.size1;
-  return int64_t(i0) * layout.stride0 + int64_t(i1) * layout.stride1 + int64_t(i2) * layout.stride2;
+  return offset_of(layout, row_index(layout, row));
 }
 
 enum TensorType : uint32_t {
@@ -172,9 +207,12 @@ enum FunctionConstant {
   kPrefetchConstant = 3,     // uint, a bit for each tensor that is loaded before the first sum
   kLanesPerRowConstant = 4,  // uint, threads of a SIMD group that share a short row
   kResultTypesConstant = 5,  // uint, see tensor_type
+  kSpacingConstant = 6,      // uint, see Spacing
+
+  kHoldsPairsConstant = 7,  // bool: has a thread both elements of every pair that is rotated?
 
   // bool, for each buffer that not all calls bind: is it bound?
-  kHasBufferConstant = 6,
+  kHasBufferConstant = 8,
   kHasTensor1Constant = kHasBufferConstant + kTensor1Buffer,
   kHasTensor2Constant = kHasBufferConstant + kTensor2Buffer,
   kHasTensor3Constant = kHasBufferConstant + kTensor3Buffer,
@@ -193,6 +231,7 @@ enum Geometry {
   kMaxThreads = 1024,
   kMaxSimdgroups = kMaxThreads / kSimdWidth,
   kWordBytes = 16,
+  kKeptRegisters = 32,  // of a row that is longer than the registers hold
 };
 
 }  // namespace mlxnorm

@@ -3,7 +3,8 @@
 // Three of them by length of the row, each with vector and scalar access:
 //   norm_simd  up to 64 words: a few lanes of a SIMD group share a row, no barrier
 //   norm_row   a threadgroup has the row in its registers: memory is read once
-//   norm_loop  longer than the registers hold: memory is read again for every sum and the results
+//   norm_loop  longer than the registers hold: what they do not keep is read again for every sum
+//              and the results
 #pragma once
 
 #include "heads.h"
@@ -11,10 +12,17 @@
 
 constant uint lanes_per_row [[function_constant(kLanesPerRowConstant)]];
 
-// ---- sums over the threads that share a row ---------------------------------------------------
+// ---- the threads that share a row ---------------------------------------------------------------
 
 struct SimdgroupLanes {
-  METAL_FUNC float sum(float v, int /*which*/) const { return lanes_sum(v, lanes_per_row); }
+  uint lane;  // of those that share the row
+
+  METAL_FUNC Lanes lanes() const { return {lane, lanes_per_row}; }
+
+  template <int kWords>
+  METAL_FUNC float sum(thread float* v, int /*which*/) const {
+    return lanes_sum_of_words<kWords>(v, lane, lanes_per_row);
+  }
 };
 
 // Sums have scratch of their own: see threadgroup_sum.
@@ -22,8 +30,12 @@ struct Threadgroup {
   threadgroup float* scratch;
   uint simdgroup, lane, simdgroups;
 
-  METAL_FUNC float sum(float v, int which) const {
-    return threadgroup_sum(v, scratch + which * kMaxSimdgroups, simdgroup, lane, simdgroups);
+  METAL_FUNC Lanes lanes() const { return {lane, kSimdWidth}; }
+
+  template <int kWords>
+  METAL_FUNC float sum(thread float* v, int which) const {
+    return threadgroup_sum<kWords>(v, scratch + which * kWords * kMaxSimdgroups, simdgroup, lane,
+                                   simdgroups);
   }
 };
 
@@ -55,99 +67,196 @@ struct SecondSum<Formula, 1> {
   }
 };
 
-// Of words begin, begin + step, … kWords of them are this thread's. `writes`: it is not just there
-// to complete a SIMD group.
+// The results at one word. All lanes of a SIMD group come here together; with `writes` false a lane
+// is just there to complete it.
+template <typename Formula, typename T, bool kVector>
+METAL_FUNC void finish(Piece<Formula, T, kVector> piece, ValuesOf<T> x, Lanes lanes, bool writes) {
+  if (!writes) {
+    piece.dim = 0;
+  }
+  if (!kVector || piece.is_there()) {
+    piece.store_together(Formula::finish(piece, x), lanes);
+  }
+}
+
+// Of words begin, begin + step, … kWords of them are this thread's.
 template <typename Formula, typename T, int kWords, bool kVector, typename Threads>
 METAL_FUNC void norm_in_registers(thread const Tensors<T>& tensors, constant NormParams& params,
                                   uint begin, uint step, Threads threads, bool writes) {
   Prefetched<Formula, T, kVector> prefetched[kWords];
   Piece<Formula, T, kVector> pieces[kWords];
-  bool holds[kWords];
 #pragma unroll
   for (int k = 0; k < kWords; ++k) {
-    const uint word = begin + k * step;
-    holds[k] = word * Element<T>::kPerWord < params.dim;
-    pieces[k] = piece_at(tensors, prefetched[k], params, word);
-    if (prefetched_tensors != 0 && holds[k]) {
-      prefetched[k].load(tensors, word, params.dim);
+    pieces[k] = piece_at(tensors, prefetched[k], params, begin + k * step);
+    if (prefetched_tensors != 0 && pieces[k].is_there()) {
+      prefetched[k].load(tensors, pieces[k].word, params.dim);
     }
   }
 
   ValuesOf<T> values[kWords];
-  float sum = 0.0f;
+  float sums[kWords];
 #pragma unroll
   for (int k = 0; k < kWords; ++k) {
-    values[k] = holds[k] ? Formula::first_sum(pieces[k]) : splat<T>(0.0f);
-    sum += sum_of_squares(values[k]);
+    values[k] = pieces[k].is_there() ? Formula::first_sum(pieces[k]) : splat<T>(0.0f);
+    sums[k] = sum_of_squares(values[k]);
   }
-  float inverse = inverse_rms(threads.sum(sum, 0), params.inverse_dim, params.eps);
+  float inverse =
+      inverse_rms(threads.template sum<kWords>(sums, 0), params.inverse_dim, params.eps);
 
   if (Formula::kSums == 2) {
-    sum = 0.0f;
 #pragma unroll
     for (int k = 0; k < kWords; ++k) {
-      if (holds[k]) {
+      if (pieces[k].is_there()) {
         pieces[k].inverse_rms = inverse;
         values[k] = SecondSum<Formula>::values(pieces[k], values[k]);
       }
-      sum += sum_of_squares(values[k]);
+      sums[k] = sum_of_squares(values[k]);
     }
-    inverse = inverse_rms(threads.sum(sum, 1), params.inverse_dim, params.eps);
+    inverse = inverse_rms(threads.template sum<kWords>(sums, 1), params.inverse_dim, params.eps);
   }
 
+#pragma unroll
+  for (int k = 0; k < kWords; ++k) {
+    pieces[k].inverse_rms = inverse;
+  }
   if (Rotates<Formula>::value) {
     if (writes) {
-      pieces[0].inverse_rms = inverse;
-      Heads<Formula>::store(pieces[0], begin, step);
+      Heads<Formula>::template store<kWords>(pieces, values, begin, step);
     }
     return;
   }
 #pragma unroll
   for (int k = 0; k < kWords; ++k) {
-    if (holds[k] && writes) {
-      pieces[k].inverse_rms = inverse;
-      pieces[k].store(Formula::finish(pieces[k], values[k]));
-    }
+    finish(pieces[k], values[k], threads.lanes(), writes);
   }
 }
 
-// Words thread, thread + threads, … of the row are this thread's, however many.
+// What of a word is kept from the first sum on: the input as it is, or what was worked out.
+template <typename Formula, typename T, bool kComputes = int(Formula::kFirst) == int(kComputed)>
+struct Kept {
+  enum { kRegisters = 4 };
+  uint4 word;
+
+  template <typename Piece>
+  METAL_FUNC void read(Piece piece) {
+    word = piece.load_word(piece.tensors->input(Formula::kFirst));
+  }
+  template <typename Piece>
+  METAL_FUNC ValuesOf<T> values(Piece piece) const {
+    return piece.unpacked(word);
+  }
+};
+template <typename Formula, typename T>
+struct Kept<Formula, T, true> {
+  enum { kRegisters = Element<T>::kPerWord };
+  ValuesOf<T> computed;
+
+  template <typename Piece>
+  METAL_FUNC void read(Piece piece) {
+    computed = Formula::first_sum(piece);
+  }
+  template <typename Piece>
+  METAL_FUNC ValuesOf<T> values(Piece /*piece*/) const {
+    return computed;
+  }
+};
+
+// Words thread, thread + threads, … of the row are this thread's, however many. It keeps the first
+// ones and reads the others again; the last time from the end of the row, which is nearest.
+template <typename Formula, typename T, bool kVector>
+struct RowInMemory {
+  typedef Piece<Formula, T, kVector> Word;
+  enum { kKept = int(kKeptRegisters) / int(Kept<Formula, T>::kRegisters) };
+
+  Word piece;
+  Threadgroup threads;
+  uint thread_index, thread_count, turns;
+  Kept<Formula, T> kept[kKept];
+  float first_inverse;
+
+  METAL_FUNC Word at(uint turn) const {
+    Word result = piece;
+    result.word = thread_index + turn * thread_count;
+    result.inverse_rms = first_inverse;
+    return result;
+  }
+
+  // What the first sum, or the last one, is over, from what the first one is over.
+  template <bool kIsFirst>
+  METAL_FUNC ValuesOf<T> summed(Word word, ValuesOf<T> first) const {
+    if (kIsFirst) {
+      return first;
+    }
+    return SecondSum<Formula>::values(word, first);
+  }
+
+  // The inverse rms by that sum.
+  template <bool kIsFirst>
+  METAL_FUNC float inverse() {
+    CompensatedSum sum = {0.0f, 0.0f};
+#pragma unroll
+    for (int k = 0; k < kKept; ++k) {
+      const Word word = at(k);
+      if (word.is_there()) {
+        if (kIsFirst) {
+          kept[k].read(word);
+        }
+        sum.add(sum_of_squares(summed<kIsFirst>(word, kept[k].values(word))));
+      }
+    }
+    for (uint turn = kKept; turn < turns; ++turn) {
+      const Word word = at(turn);
+      if (word.is_there()) {
+        sum.add(sum_of_squares(summed<kIsFirst>(word, Formula::first_sum(word))));
+      }
+    }
+    float total[1] = {sum.sum};
+    return inverse_rms(threads.template sum<1>(total, kIsFirst ? 0 : 1), piece.params->inverse_dim,
+                       piece.params->eps);
+  }
+
+  METAL_FUNC void write(float last_inverse) const {
+    for (uint turn = turns; turn > kKept; --turn) {
+      const Word word = at(turn - 1);
+      write(word, word.is_there() ? Formula::first_sum(word) : splat<T>(0.0f), last_inverse);
+    }
+#pragma unroll
+    for (int k = kKept; k > 0; --k) {
+      const Word word = at(k - 1);
+      write(word, word.is_there() ? kept[k - 1].values(word) : splat<T>(0.0f), last_inverse);
+    }
+  }
+
+  METAL_FUNC void write(Word word, ValuesOf<T> first, float last_inverse) const {
+    ValuesOf<T> values = first;
+    if (word.is_there()) {
+      values = summed<false>(word, first);
+    }
+    word.inverse_rms = last_inverse;
+    finish(word, values, threads.lanes(), true);
+  }
+};
+
 template <typename Formula, typename T, bool kVector>
 METAL_FUNC void norm_in_memory(thread const Tensors<T>& tensors, constant NormParams& params,
                                uint thread_index, uint thread_count, Threadgroup threads) {
+  const Prefetched<Formula, T, kVector> nothing = {};
   const uint words = (params.dim - 1) / Element<T>::kPerWord + 1;
-  Prefetched<Formula, T, kVector> nothing;
-  Piece<Formula, T, kVector> piece = piece_at(tensors, nothing, params, 0);
+  RowInMemory<Formula, T, kVector> row;
+  row.piece = piece_at(tensors, nothing, params, 0);
+  row.threads = threads;
+  row.thread_index = thread_index;
+  row.thread_count = thread_count;
+  row.turns = (words - 1) / thread_count + 1;
+  row.first_inverse = 0.0f;
 
-  CompensatedSum first = {0.0f, 0.0f};
-  for (piece.word = thread_index; piece.word < words; piece.word += thread_count) {
-    first.add(sum_of_squares(Formula::first_sum(piece)));
-  }
-  const float inverse = inverse_rms(threads.sum(first.sum, 0), params.inverse_dim, params.eps);
-
-  float last_inverse = inverse;
-  if (Formula::kSums == 2) {
-    piece.inverse_rms = inverse;
-    CompensatedSum second = {0.0f, 0.0f};
-    for (piece.word = thread_index; piece.word < words; piece.word += thread_count) {
-      second.add(sum_of_squares(SecondSum<Formula>::values(piece, Formula::first_sum(piece))));
-    }
-    last_inverse = inverse_rms(threads.sum(second.sum, 1), params.inverse_dim, params.eps);
-  }
-
+  row.first_inverse = row.template inverse<true>();
+  const float last_inverse =
+      Formula::kSums == 2 ? row.template inverse<false>() : row.first_inverse;
   if (Rotates<Formula>::value) {
-    piece.inverse_rms = last_inverse;
-    Heads<Formula>::store(piece, thread_index, thread_count);
-    return;
-  }
-  for (piece.word = thread_index; piece.word < words; piece.word += thread_count) {
-    ValuesOf<T> values = Formula::first_sum(piece);
-    if (Formula::kSums == 2) {
-      piece.inverse_rms = inverse;
-      values = SecondSum<Formula>::values(piece, values);
-    }
-    piece.inverse_rms = last_inverse;
-    piece.store(Formula::finish(piece, values));
+    Heads<Formula>::store_from_memory(row.at(0), thread_index, thread_count);
+  } else {
+    row.write(last_inverse);
   }
 }
 
@@ -168,8 +277,9 @@ struct SimdRows {
     const bool active = row_in_dispatch < params.rows;
     tensors.template move_to_row<Formula>(
         params.first_row + (active ? row_in_dispatch : params.rows - 1), params);
-    norm_in_registers<Formula, T, kWords, kVector>(tensors, params, thread_index % lanes_per_row,
-                                                   lanes_per_row, SimdgroupLanes(), active);
+    norm_in_registers<Formula, T, kWords, kVector>(
+        tensors, params, thread_index % lanes_per_row, lanes_per_row,
+        SimdgroupLanes{thread_index % lanes_per_row}, active);
   }
 };
 
@@ -188,7 +298,7 @@ struct RowInRegisters {
 };
 
 template <typename T, bool kVector>
-struct RowInMemory {
+struct LongRow {
   uint thread_index, threads;
   Threadgroup group;
 
@@ -239,7 +349,7 @@ template <typename Formula, typename T, int kWords, bool kVector>
     uint thread_index [[thread_index_in_threadgroup]], uint threads [[threads_per_threadgroup]],
     uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]],
     uint simdgroups [[simdgroups_per_threadgroup]]) {
-  threadgroup float scratch[SegmentOf<Formula, 0>::type::kSums * kMaxSimdgroups];
+  threadgroup float scratch[SegmentOf<Formula, 0>::type::kSums * kWords * kMaxSimdgroups];
   NORM_TENSORS(tensors)
   const RowInRegisters<T, kWords, kVector> rows = {
       thread_index, threads, threadgroup_with(scratch, simdgroup, lane, simdgroups)};
@@ -254,8 +364,8 @@ template <typename Formula, typename T, bool kVector>
     uint simdgroups [[simdgroups_per_threadgroup]]) {
   threadgroup float scratch[SegmentOf<Formula, 0>::type::kSums * kMaxSimdgroups];
   NORM_TENSORS(tensors)
-  const RowInMemory<T, kVector> rows = {thread_index, threads,
-                                        threadgroup_with(scratch, simdgroup, lane, simdgroups)};
+  const LongRow<T, kVector> rows = {thread_index, threads,
+                                    threadgroup_with(scratch, simdgroup, lane, simdgroups)};
   Segments<Formula>::run(rows, tensors, segments, threadgroup_index);
 }
 
@@ -265,7 +375,9 @@ template <typename Formula, typename T, bool kVector>
   template [[host_name(name)]] [[kernel]] decltype(__VA_ARGS__) __VA_ARGS__;
 
 #define INSTANTIATE_ACCESS(op, x, T, access, kVector)                             \
+  INSTANTIATE(#op "_simd_1_" x "_" access, norm_simd<formula::op, T, 1, kVector>) \
   INSTANTIATE(#op "_simd_2_" x "_" access, norm_simd<formula::op, T, 2, kVector>) \
+  INSTANTIATE(#op "_row_1_" x "_" access, norm_row<formula::op, T, 1, kVector>)   \
   INSTANTIATE(#op "_row_2_" x "_" access, norm_row<formula::op, T, 2, kVector>)   \
   INSTANTIATE(#op "_row_4_" x "_" access, norm_row<formula::op, T, 4, kVector>)   \
   INSTANTIATE(#op "_loop_" x "_" access, norm_loop<formula::op, T, kVector>)

@@ -6,10 +6,11 @@
 
 constant uint choices [[function_constant(kChoicesConstant)]];
 
+struct Alone {};
+
 template <typename Formula, typename T, bool kVector>
 struct Piece {
   typedef ValuesOf<T> Values;
-  typedef uint Index;
   enum { kElements = Element<T>::kPerWord };
 
   thread const Tensors<T>* tensors;
@@ -23,7 +24,7 @@ struct Piece {
     if (has_bit(prefetched_tensors, t)) {
       return prefetched->words[t].template values_of<T>();
     }
-    return load(tensors->input(t));
+    return unpacked(load_word(tensors->input(t)));
   }
 
   METAL_FUNC bool has(int t) const { return tensor_type(tensor_types, t) != kAbsent; }
@@ -52,8 +53,31 @@ struct Piece {
 
   METAL_FUNC float element(int t, uint i) const { return tensors->element(t, i); }
 
-  METAL_FUNC Values expert(int t, uint k) const {
-    return load(tensors->input(t) + k * params->steps[t]);
+  // Several experts are on their way before the first of them is added.
+  METAL_FUNC Values expert_sum(int experts, int routing_weights) const {
+    enum { kAtOnce = 8 };
+    Values sum = filled(0.0f);
+    uint k = 0;
+    for (; k + kAtOnce <= top_k(); k += kAtOnce) {
+      uint4 words[kAtOnce];
+      float weights[kAtOnce];
+#pragma unroll
+      for (uint i = 0; i < kAtOnce; ++i) {
+        words[i] = expert(experts, k + i);
+        weights[i] = tensors->element(routing_weights, k + i);
+      }
+#pragma unroll
+      for (uint i = 0; i < kAtOnce; ++i) {
+        sum = fma(weights[i], unpacked(words[i]), sum);
+      }
+    }
+    for (; k < top_k(); ++k) {
+      sum = fma(tensors->element(routing_weights, k), unpacked(expert(experts, k)), sum);
+    }
+    return sum;
+  }
+  METAL_FUNC uint4 expert(int t, uint k) const {
+    return load_word(tensors->input(t) + k * params->steps[t]);
   }
   METAL_FUNC uint top_k() const { return params->top_k; }
 
@@ -62,6 +86,12 @@ struct Piece {
 
   METAL_FUNC bool has_kept() const { return false; }
   METAL_FUNC Values kept() const { return filled(0.0f); }
+
+  METAL_FUNC Values unpacked(uint4 word_of_row) const {
+    Values result;
+    Element<T>::unpack(word_of_row, result.v);
+    return result;
+  }
 
   METAL_FUNC Values filled(float value) const { return splat<T>(value); }
 
@@ -99,43 +129,74 @@ struct Piece {
   METAL_FUNC bool is_there() const { return word * kElements < dim; }
 
   METAL_FUNC void store(Results<Values, Formula::kResults> results) const {
+    store_with(results, Alone());
+  }
+
+  // All lanes of a SIMD group come here together.
+  METAL_FUNC void store_together(Results<Values, Formula::kResults> results, Lanes lanes) const {
+    store_with(results, lanes);
+  }
+
+  template <typename Others>
+  METAL_FUNC void store_with(Results<Values, Formula::kResults> results, Others others) const {
 #pragma unroll
     for (int r = 0; r < Formula::kResults; ++r) {
       const int number = FirstResult<Formula>::value + r;
       if (tensor_type(result_types, number) == kFloat32) {
-        store_as(static_cast<device float*>(tensors->results[number]), results.values[r]);
+        store_as(static_cast<device float*>(tensors->results[number]), results.values[r], others);
       } else {
-        store_as(static_cast<device T*>(tensors->results[number]), results.values[r]);
+        store_as(static_cast<device T*>(tensors->results[number]), results.values[r], others);
       }
     }
   }
 
   // One word, or two of float32 where T has 16 bits.
-  template <typename U>
-  METAL_FUNC void store_as(device U* row, Values values) const {
+  template <typename U, typename Others>
+  METAL_FUNC void store_as(device U* row, Values values, Others others) const {
     enum { kWords = int(Element<T>::kPerWord) / int(Element<U>::kPerWord) };
+    uint4 words[kWords];
 #pragma unroll
     for (int i = 0; i < kWords; ++i) {
-      Access<U, kVector>::store(row + start, word * kWords + i, dim,
-                                Element<U>::pack(values.v + i * Element<U>::kPerWord));
+      words[i] = Element<U>::pack(values.v + i * Element<U>::kPerWord);
+    }
+    put<U, kWords>(row + start, words, others);
+  }
+  template <typename U, int kWords>
+  METAL_FUNC void put(device U* row, thread const uint4* words, Lanes lanes) const {
+    Access<U, kVector>::template store_together<kWords>(row, word * kWords, dim, words, lanes);
+  }
+  template <typename U, int kWords>
+  METAL_FUNC void put(device U* row, thread const uint4* words, Alone /*others*/) const {
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) {
+      Access<U, kVector>::store(row, word * kWords + i, dim, words[i]);
     }
   }
 
-  METAL_FUNC Values load(device const T* row) const {
-    Values result;
-    Element<T>::unpack(Access<T, kVector>::load(row + start, word, dim), result.v);
-    return result;
+  METAL_FUNC uint4 load_word(device const T* row) const {
+    return Access<T, kVector>::load(row + start, word, dim);
   }
 
   // An element for both of a pair of neighbours.
   METAL_FUNC Values each_twice(int t) const {
-    Values result = filled(0.0f);
-    const uint first = word * Element<T>::kPerWord;
+    switch (tensor_type(tensor_types, t)) {
+      case kFloat16:
+        return each_twice_of(static_cast<device const half*>(tensors->tensors[t]));
+      case kBFloat16:
+        return each_twice_of(static_cast<device const bfloat*>(tensors->tensors[t]));
+      default:
+        return each_twice_of(static_cast<device const float*>(tensors->tensors[t]));
+    }
+  }
+  template <typename U>
+  METAL_FUNC Values each_twice_of(device const U* row) const {
+    enum { kPairs = int(kElements) / 2 };
+    float v[Element<U>::kPerWord];
+    Element<U>::unpack(Access<U, kVector>::template load_part<kPairs>(row, word, dim / 2), v);
+    Values result;
 #pragma unroll
-    for (int i = 0; i < Element<T>::kPerWord; i += 2) {
-      if (first + i < dim) {
-        result.v[i] = result.v[i + 1] = tensors->element(t, (first + i) / 2);
-      }
+    for (int i = 0; i < kPairs; ++i) {
+      result.v[2 * i] = result.v[2 * i + 1] = v[i];
     }
     return result;
   }

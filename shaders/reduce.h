@@ -1,5 +1,7 @@
-// Sums of a row over the threads that share it. Their order depends on dim and the dtype alone, and
-// every op sums with these functions, so that fused and single ops agree to the bit.
+// Sums of a row over the threads that share it. Their order depends on dim and the dtype alone, not
+// on how many words a thread has, and every op sums with these functions, so that fused and single
+// ops agree to the bit: 32 neighbouring words, a chunk, are summed as a tree of halving distances,
+// and then the sums of the chunks are.
 #pragma once
 
 #include "words.h"
@@ -35,16 +37,75 @@ METAL_FUNC float lanes_sum(float v, uint lanes) {
   return v;
 }
 
-// Over the threadgroup, the result in every thread. Each call needs a `partial` of its own: there
-// is no barrier that would let a second call write where the first is still being read.
-METAL_FUNC float threadgroup_sum(float v, threadgroup float* partial, uint simdgroup, uint lane,
-                                 uint simdgroups) {
-  v = lanes_sum(v, kSimdWidth);
-  if (lane == 0) {
-    partial[simdgroup] = v;
+// Of one word of each thread of a SIMD group for each chunk: the sum of chunk_of(lane). While there
+// are several, every exchange halves their number, each lane keeping those that become its own.
+template <int kChunks>
+METAL_FUNC float chunk_sum(thread float* v, uint lane) {
+  uint distance = kSimdWidth / 2;
+#pragma unroll
+  for (int chunks = kChunks; chunks > 1; chunks /= 2) {
+    const bool odd = (lane & distance) != 0;
+#pragma unroll
+    for (int i = 0; i < chunks / 2; ++i) {
+      const float mine = odd ? v[2 * i + 1] : v[2 * i];
+      const float other = odd ? v[2 * i] : v[2 * i + 1];
+      v[i] = mine + simd_shuffle_xor(other, ushort(distance));
+    }
+    distance /= 2;
+  }
+  return lanes_sum(v[0], 2 * distance);
+}
+
+template <int kChunks>
+METAL_FUNC uint chunk_of(uint lane) {
+  uint chunk = 0;
+#pragma unroll
+  for (int bit = 1, distance = kSimdWidth / 2; bit < kChunks; bit *= 2, distance /= 2) {
+    chunk += (lane & uint(distance)) != 0 ? bit : 0;
+  }
+  return chunk;
+}
+
+// Of a row that `lanes` threads share, whose words are `lanes` apart; the result in each of them.
+// Fewer lanes than a SIMD group has share one chunk.
+template <int kWords>
+METAL_FUNC float lanes_sum_of_words(thread float* v, uint lane, uint lanes) {
+  if (lanes < kSimdWidth) {
+#pragma unroll
+    for (int distance = kWords / 2; distance > 0; distance /= 2) {
+#pragma unroll
+      for (int i = 0; i < distance; ++i) {
+        v[i] += v[i + distance];
+      }
+    }
+    return lanes_sum(v[0], lanes);
+  }
+  float sum = chunk_sum<kWords>(v, lane);
+#pragma unroll
+  for (uint distance = kSimdWidth / kWords; distance < kSimdWidth; distance *= 2) {
+    sum += simd_shuffle_xor(sum, ushort(distance));
+  }
+  return sum;
+}
+
+// Over the threadgroup, the result in every thread. Each call needs a `partial` of its own, for
+// kWords of each SIMD group: there is no barrier that would let a second call write where the first
+// is still being read.
+template <int kWords>
+METAL_FUNC float threadgroup_sum(thread float* v, threadgroup float* partial, uint simdgroup,
+                                 uint lane, uint simdgroups) {
+  const float chunk = chunk_sum<kWords>(v, lane);
+  if (lane % (kSimdWidth / kWords) == 0) {
+    partial[chunk_of<kWords>(lane) * simdgroups + simdgroup] = chunk;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  return lanes_sum(lane < simdgroups ? partial[lane] : 0.0f, kSimdWidth);
+  float sum = 0.0f;
+#pragma unroll
+  for (int k = 0; k < kWords; ++k) {
+    const uint i = lane + k * kSimdWidth;
+    sum += i < kWords * simdgroups ? partial[i] : 0.0f;
+  }
+  return lanes_sum(sum, kSimdWidth);
 }
 
 METAL_FUNC float inverse_rms(float sum_of_squares, float inverse_dim, float eps) {

@@ -7,6 +7,7 @@ constant uint tensor_types [[function_constant(kTensorTypesConstant)]];
 constant uint result_types [[function_constant(kResultTypesConstant)]];
 constant uint scalars [[function_constant(kScalarsConstant)]];
 constant uint prefetched_tensors [[function_constant(kPrefetchConstant)]];
+constant uint spacing [[function_constant(kSpacingConstant)]];
 constant bool has_tensor1 [[function_constant(kHasTensor1Constant)]];
 constant bool has_tensor2 [[function_constant(kHasTensor2Constant)]];
 constant bool has_tensor3 [[function_constant(kHasTensor3Constant)]];
@@ -54,6 +55,32 @@ constant bool has_result3 [[function_constant(kHasResult3Constant)]];
   SET_IF(has_result2, name.results[2], result2) \
   SET_IF(has_result3, name.results[3], result3)
 
+// One row, in the layouts of all tensors and results.
+struct RowOfAll {
+  ulong row;
+  RowIndex index;  // if their sizes are alike
+
+  METAL_FUNC long offset(RowLayout layout) const {
+    switch (spacing) {
+      case kEven:
+        return long(row) * layout.stride0;
+      case kAlike:
+        return offset_of(layout, index);
+      default:  // kMixed
+        return row_offset(layout, row);
+    }
+  }
+};
+
+METAL_FUNC RowOfAll row_of_all(ulong row, RowLayout any) {
+  RowOfAll result;
+  result.row = row;
+  if (spacing == kAlike) {
+    result.index = folded(uint(row), any.size1, any.size2);
+  }
+  return result;
+}
+
 // From their first row, or from a later one.
 template <typename T>
 struct Tensors {
@@ -62,18 +89,17 @@ struct Tensors {
 
   template <typename Formula>
   METAL_FUNC void move_to_row(ulong row, constant NormParams& params) {
+    const RowOfAll at = row_of_all(row, params.results[FirstResult<Formula>::value]);
 #pragma unroll
     for (int t = 0; t < Formula::kTensors; ++t) {
-      const TensorType type = tensor_type(tensor_types, t);
-      if (type != kAbsent) {
-        const long offset = row_offset(params.tensors[t], row) * element_size(type);
-        tensors[t] = static_cast<device const uchar*>(tensors[t]) + offset;
+      if (tensor_type(tensor_types, t) != kAbsent) {
+        tensors[t] = from(t, at.offset(params.tensors[t]));
       }
     }
 #pragma unroll
     for (int i = 0; i < Formula::kResults; ++i) {
       const int r = FirstResult<Formula>::value + i;
-      move_result(r, row_offset(params.results[r], row));
+      move_result(r, at.offset(params.results[r]));
     }
   }
 
@@ -149,7 +175,7 @@ struct TensorWord {
   METAL_FUNC void load_as(device const U* row, uint word, uint dim) {
     enum { kWords = int(kValues) / int(Element<U>::kPerWord) };
     if (kWords == 0) {
-      words[0] = Access<U, kVector>::load_half(row, word, dim);
+      words[0] = Access<U, kVector>::template load_part<kValues>(row, word, dim);
     }
 #pragma unroll
     for (int i = 0; i < kWords; ++i) {

@@ -92,6 +92,11 @@ struct Element<bfloat> {
 
 // ---- words in memory -------------------------------------------------------------------------
 
+// The threads of a SIMD group that share a row: neighbours have neighbouring words.
+struct Lanes {
+  uint lane, count;
+};
+
 // kVector: the row starts on a boundary of what is moved at once, a word or half of one, and dim
 // fills the last.
 template <typename T, bool kVector>
@@ -102,19 +107,64 @@ struct Access<T, true> {
   static METAL_FUNC uint4 load(device const T* row, uint word, uint /*dim*/) {
     return reinterpret_cast<device const uint4*>(row)[word];
   }
-  static METAL_FUNC uint4 load_half(device const T* row, uint half_word, uint /*dim*/) {
-    return uint4(reinterpret_cast<device const uint2*>(row)[half_word], 0, 0);
+  // A part of kCount elements as the first ones of a word.
+  template <int kCount>
+  static METAL_FUNC uint4 load_part(device const T* row, uint part, uint dim) {
+    enum { kUints = kCount * 4 / int(Element<T>::kPerWord) };
+    if (kUints == 1) {
+      return uint4(reinterpret_cast<device const uint*>(row)[part], 0, 0, 0);
+    }
+    if (kUints == 2) {
+      return uint4(reinterpret_cast<device const uint2*>(row)[part], 0, 0);
+    }
+    return load(row, part, dim);
   }
   static METAL_FUNC void store(device T* row, uint word, uint /*dim*/, uint4 value) {
     reinterpret_cast<device uint4*>(row)[word] = value;
   }
+  template <int kCount>
+  static METAL_FUNC void store_together(device T* row, uint word, uint dim,
+                                        thread const uint4* values, Lanes /*lanes*/) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      store(row, word + i, dim, values[i]);
+    }
+  }
 };
 
-// Elements past dim read as zero and are not written.
+// Of the 32 bytes of a and b those that come after the first `skipped`, an even number up to 14.
+METAL_FUNC uint4 joined(uint4 a, uint4 b, uint skipped) {
+  if ((skipped & 8) != 0) {
+    a = uint4(a.z, a.w, b.x, b.y);
+    b = uint4(b.z, b.w, 0, 0);
+  }
+  if ((skipped & 4) != 0) {
+    a = uint4(a.y, a.z, a.w, b.x);
+    b.x = b.y;
+  }
+  if ((skipped & 2) != 0) {
+    a = uint4(a.x >> 16 | a.y << 16, a.y >> 16 | a.z << 16, a.z >> 16 | a.w << 16,
+              a.w >> 16 | b.x << 16);
+  }
+  return a;
+}
+
+// A row that begins anywhere. Elements past dim read as zero and are not written. What can be is
+// moved by words that start on a boundary, within the row: a word of the row is cut out of two of
+// them, and each of them that is written is made of the words of two neighbouring threads.
 template <typename T>
 struct Access<T, false> {
   typedef typename Element<T>::bits Bits;
   enum { kPerWord = Element<T>::kPerWord, kPerUint = kPerWord / 4, kBits = 32 / kPerUint };
+  enum { kSize = kWordBytes / kPerWord };
+
+  // Bytes from the boundary before.
+  static METAL_FUNC uint misalignment(device const T* row) {
+    return uint(reinterpret_cast<ulong>(row)) % kWordBytes;
+  }
+  static METAL_FUNC device const uint4* words_at(device const T* first) {
+    return reinterpret_cast<device const uint4*>(first);
+  }
 
   static METAL_FUNC uint load_uint(device const Bits* row, uint first, uint dim) {
     uint value = 0;
@@ -126,33 +176,79 @@ struct Access<T, false> {
     }
     return value;
   }
-  static METAL_FUNC void store_uint(device Bits* row, uint first, uint dim, uint value) {
-#pragma unroll
-    for (int i = 0; i < kPerUint; ++i) {
-      if (first + i < dim) {
-        row[first + i] = Bits(value >> (i * kBits));
-      }
-    }
-  }
   static METAL_FUNC uint4 load(device const T* row, uint word, uint dim) {
-    device const Bits* bits = reinterpret_cast<device const Bits*>(row);
     const uint first = word * kPerWord;
+    const uint skipped = misalignment(row);
+    if (skipped == 0 && first + kPerWord <= dim) {
+      return *words_at(row + first);
+    }
+    if (word > 0 && first + 2 * kPerWord <= dim) {
+      device const uint4* words = words_at(row + first - skipped / kSize);
+      return joined(words[0], words[1], skipped);
+    }
+    device const Bits* bits = reinterpret_cast<device const Bits*>(row);
     return uint4(load_uint(bits, first, dim), load_uint(bits, first + kPerUint, dim),
                  load_uint(bits, first + 2 * kPerUint, dim),
                  load_uint(bits, first + 3 * kPerUint, dim));
   }
-  static METAL_FUNC uint4 load_half(device const T* row, uint half_word, uint dim) {
+  template <int kCount>
+  static METAL_FUNC uint4 load_part(device const T* row, uint part, uint dim) {
     device const Bits* bits = reinterpret_cast<device const Bits*>(row);
-    const uint first = half_word * (kPerWord / 2);
-    return uint4(load_uint(bits, first, dim), load_uint(bits, first + kPerUint, dim), 0, 0);
+    uint4 word = uint4(0, 0, 0, 0);
+#pragma unroll
+    for (int i = 0; i < kCount / kPerUint; ++i) {
+      word[i] = load_uint(bits, part * kCount + i * kPerUint, dim);
+    }
+    return word;
+  }
+
+  // Those elements of a word that lie in [begin, end).
+  static METAL_FUNC void store_elements(device T* row, uint word, uint begin, uint end,
+                                        uint4 value) {
+    device Bits* bits = reinterpret_cast<device Bits*>(row);
+#pragma unroll
+    for (int i = 0; i < kPerWord; ++i) {
+      const uint element = word * kPerWord + i;
+      if (begin <= element && element < end) {
+        bits[element] = Bits(value[i / kPerUint] >> (i % kPerUint * kBits));
+      }
+    }
   }
   static METAL_FUNC void store(device T* row, uint word, uint dim, uint4 value) {
-    device Bits* bits = reinterpret_cast<device Bits*>(row);
-    const uint first = word * kPerWord;
-    store_uint(bits, first, dim, value.x);
-    store_uint(bits, first + kPerUint, dim, value.y);
-    store_uint(bits, first + 2 * kPerUint, dim, value.z);
-    store_uint(bits, first + 3 * kPerUint, dim, value.w);
+    store_elements(row, word, 0, dim, value);
+  }
+
+  static METAL_FUNC uint4 from_next_lane(uint4 word) {
+    return uint4(simd_shuffle_down(word.x, 1), simd_shuffle_down(word.y, 1),
+                 simd_shuffle_down(word.z, 1), simd_shuffle_down(word.w, 1));
+  }
+
+  // All lanes of a SIMD group come here together: each has kCount words, which follow one another.
+  template <int kCount>
+  static METAL_FUNC void store_together(device T* row, uint word, uint dim,
+                                        thread const uint4* values, Lanes lanes) {
+    const uint4 next_lane = from_next_lane(values[0]);
+    // Elements of a word before the boundary that it is cut by; words from there to the next
+    // boundary have the rest of it and as many of the word that follows.
+    const uint head = (kWordBytes - misalignment(row)) / kSize % kPerWord;
+    const bool from_neighbour = lanes.lane > 0 && word * kPerWord + head <= dim;
+    if (head > 0 && !from_neighbour) {
+      store_elements(row, word, 0, min(word * kPerWord + head, dim), values[0]);
+    }
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const uint begin = (word + i) * kPerWord + head;
+      const bool has_next = head == 0 || i + 1 < kCount || lanes.lane + 1 < lanes.count;
+      if (has_next && begin + kPerWord <= dim) {
+        const uint4 next = i + 1 < kCount ? values[i + 1] : next_lane;
+        *reinterpret_cast<device uint4*>(row + begin) = joined(values[i], next, head * kSize);
+      } else {
+        store_elements(row, word + i, begin, dim, values[i]);
+        if (i + 1 < kCount) {
+          store_elements(row, word + i + 1, begin, min(begin + kPerWord, dim), values[i + 1]);
+        }
+      }
+    }
   }
 };
 

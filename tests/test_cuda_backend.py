@@ -18,8 +18,8 @@ SELFTEST = TESTS / "metal_sim" / "selftest"
 ARCHITECTURE = "sm_80"
 
 # By csrc's abi.h: all tensors and results in float32, the weights of a row's dtype, no options.
-CONSTANTS = {0: "0x5555u", 1: "0u", 2: "0u", 3: "0u", 4: "32u", 5: "0x55u"}
-CONSTANTS |= {number: "true" for number in range(6, 19)}
+CONSTANTS = {0: "0x5555u", 1: "0u", 2: "0u", 3: "0u", 4: "32u", 5: "0x55u", 6: "1u"}
+CONSTANTS |= {number: "true" for number in range(7, 20)}
 
 
 def translated(shader: Path, defines: Sequence[str] = ()) -> cuda_backend.Translated:

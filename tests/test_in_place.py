@@ -70,17 +70,15 @@ def test_a_slice_of_a_packed_projection(
 
 PLANTED_IN = "heads.h"
 TOGETHER = """\
-      const Values y0 = finished(first).values[0], y1 = finished(second).values[0];
-      first.store(Formula::rotate(first, y0, -y1));
-      second.store(Formula::rotate(second, y1, y0));
-    }
+          rotate_halves(first, second, finished(first).values[0], finished(second).values[0]);
 """
 # The second half is left to a neighbour.
 EACH_ITS_OWN = """\
-      first.store(Formula::rotate(first, finished(first).values[0], -finished(second).values[0]));
-      first.word = second.word = (first.word + 1) % (first.dim / Piece::kElements);
-      second.store(Formula::rotate(second, finished(second).values[0], finished(first).values[0]));
-    }
+          auto y0 = finished(first).values[0];
+          first.store(Formula::rotate(first, y0, -finished(second).values[0]));
+          Piece one = first, other = second;
+          one.word = other.word = (first.word + 1) % (first.dim / Piece::kElements);
+          other.store(Formula::rotate(other, finished(other).values[0], finished(one).values[0]));
 """
 
 RUN = """
@@ -127,5 +125,5 @@ def test_a_store_before_another_thread_has_read_is_noticed(
         "rms_norm_rope 1008 is right elsewhere",
         "qkv_norm_rope 48 is right elsewhere",
     ], early_store.stderr
-    for kernel in ("rms_norm_rope_simd_2", "rms_norm_rope_row_2", "qkv_norm_rope_simd_2"):
+    for kernel in ("rms_norm_rope_simd_2", "rms_norm_rope_row_4", "qkv_norm_rope_simd_2"):
         assert any(f"[{kernel}_bfloat16_vector]" in line for line in lines)

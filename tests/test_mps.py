@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import nullcontext
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -22,7 +24,7 @@ TESTS = Path(__file__).parent
 pytestmark = pytest.mark.usefixtures("simulated_mps")
 
 # Of 16-bit rows, with the kernel that is made for them.
-LENGTHS = {24: "simd_2", 128: "simd_2", 2816: "row_2", 32768: "row_4", 40000: "loop"}
+LENGTHS = {24: "simd", 128: "simd", 2816: "row", 32768: "row", 40000: "loop"}
 
 
 def test_a_device_that_refuses_memory_is_skipped_with_its_words(
@@ -45,7 +47,8 @@ def test_thread_order_does_not_change_a_bit(
     op: Op, dtype: torch.dtype, elements: int, access: str
 ) -> None:
     """Every kernel, with threads run forward, reversed and shuffled; with all tensors, and with as
-    few as there may be."""
+    few as there may be. Aligned rows are planned as if they were many, the others as what they are:
+    few."""
     dim = elements if dtype != torch.float32 else elements // 2
     dim += dim % 32 if op.rotates else 0  # both halves are whole words
     rows = 3 if elements < 10_000 else 2
@@ -59,7 +62,8 @@ def test_thread_order_does_not_change_a_bit(
     variants = [call, call.under(**llama), bare] if access == "vector" else [call]
 
     def run() -> list[tuple[torch.Tensor, ...]]:
-        return [variant() for variant in variants]
+        with product.planned_for_many_rows() if access == "vector" else nullcontext():
+            return [variant() for variant in variants]
 
     # The kernels of bfloat16 are those of float16 but for how an element is converted.
     one_order = dtype == torch.bfloat16
@@ -68,8 +72,20 @@ def test_thread_order_does_not_change_a_bit(
     with metal_sim.thread_order("forward"):
         call()
         torch.mps.synchronize()
-        kernel = f"{op.name}_{LENGTHS[elements]}_{type_id(dtype)}_{access}"
-        assert metal_sim._kernels_run() == [kernel]
+        (kernel,) = metal_sim._kernels_run()
+        length = rf"{LENGTHS[elements]}(_\d)?"
+        assert re.fullmatch(f"{op.name}_{length}_{type_id(dtype)}_{access}", kernel)
+
+
+@pytest.mark.parametrize("dim", [40, 136, 1000, 2816, 12288])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=type_id)
+@each_op
+def test_bits_do_not_depend_on_the_plan(op: Op, dtype: torch.dtype, dim: int) -> None:
+    """Many rows have other threads and words of a thread than few."""
+    call = op.call((2,), dim, dtype, "mps")
+    few = call()
+    with product.planned_for_many_rows():
+        assert_all_same_bits(call(), few)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=type_id)
@@ -119,8 +135,8 @@ def test_encodes_one_dispatch_and_nothing_else(op: Op) -> None:
         assert stats[cached] == 0, cached
 
 
-# Of a kernel: dim, rows, and how many threads a dispatch may have so that it takes three.
-SEVERAL = {"simd": (24, 150, 256), "row": (1000, 7, 3 * 128), "loop": (16500, 7, 3 * 1024)}
+# Of a kernel: dim, rows, and how many threads a dispatch may have so that it takes two to seven.
+SEVERAL = {"simd": (24, 150, 256), "row": (1000, 7, 256), "loop": (16500, 7, 3 * 1024)}
 
 
 @pytest.mark.parametrize("kernel", SEVERAL)
@@ -135,7 +151,7 @@ def test_several_dispatches_give_the_bits_of_one(op: Op, kernel: str) -> None:
     with product.max_grid_threads(most * (len(op.results) if op.has_segments else 1)):
         metal_sim.reset_stats()
         results = call()
-    assert metal_sim.stats()["dispatches"] == 3
+    assert metal_sim.stats()["dispatches"] in range(2, 8)
     assert_all_same_bits(results, expected)
 
 

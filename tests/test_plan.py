@@ -18,6 +18,11 @@ ROOT = Path(__file__).parents[1]
 DTYPES = ["float32", "float16", "bfloat16"]
 PER_WORD = {"float32": 4, "float16": 8, "bfloat16": 8}
 KERNELS = ["simd", "row", "loop"]
+PREFETCHES = ["nothing", "activations", "everything"]
+# Of each op, dtype and access: kernels and words of a thread.
+VARIANTS = [("simd", 1), ("simd", 2), ("row", 1), ("row", 2), ("row", 4), ("loop", 0)]
+OPS_BY_NUMBER = list(OPS)
+ACTIVATED, INTERLEAVED = 1, 1 << 10  # choices: pack_choice(kActivation, 1), (kInterleaved, 1)
 
 BINDINGS = r"""
 #include <cstring>
@@ -28,18 +33,32 @@ BINDINGS = r"""
 using namespace mlxnorm;
 using namespace mlxnorm::mps;
 
-extern "C" const char* plan(int dtype, int64_t rows, int64_t dim, int aligned, const char* choice,
-                            uint32_t* result, char* name) {
+// Of an op whose usual tensors have the dtype and are there.
+static Plan plan_of(Op id, DType dtype, int64_t rows, int64_t dim, bool aligned, uint32_t choices,
+                    Access access) {
+  const OpTable& op = table_of(id);
+  uint32_t types = 0;
+  for (size_t t = 0; t < op.tensors.size(); ++t) {
+    if (op.tensors[t].passing != Passing::extra) {
+      types |= pack_tensor_type(int(t), tensor_type_of(dtype));
+    }
+  }
+  return plan_rows({op, dtype, rows, dim, tensors_of_words(op, types, 0, false), choices, aligned},
+                   access);
+}
+
+extern "C" const char* plan(int op, int dtype, int64_t rows, int64_t dim, int aligned,
+                            uint32_t choices, const char* choice, uint32_t* result, char* name) {
   static thread_local std::string error;
   try {
-    const Plan p =
-        plan_rows(DType(dtype), rows, dim, aligned != 0, parse_access(choice));
+    const Plan p = plan_of(Op(op), DType(dtype), rows, dim, aligned != 0, choices,
+                           parse_access(choice));
     const uint32_t values[] = {uint32_t(p.kernel),     p.words_per_thread,
                                p.lanes_per_row,        p.threads,
                                p.rows_per_threadgroup, p.vector,
-                               p.prefetch};
+                               uint32_t(p.prefetch)};
     std::memcpy(result, values, sizeof(values));
-    std::strcpy(name, function_name(Op::rms_norm, p, DType(dtype)).c_str());
+    std::strcpy(name, function_name(Op(op), p, DType(dtype)).c_str());
     return nullptr;
   } catch (const std::invalid_argument& e) {
     error = e.what();
@@ -47,17 +66,17 @@ extern "C" const char* plan(int dtype, int64_t rows, int64_t dim, int aligned, c
   }
 }
 
-extern "C" void instantiation_of(const char* op, int dtype, int64_t dim, int aligned, char* line) {
-#define SET(name) \
-  if (std::strcmp(op, #name) == 0) { \
-    const Plan p = plan_rows(DType(dtype), 1, dim, aligned != 0, Access::automatic); \
-    std::strcpy(line, instantiation(Op::name, p, DType(dtype)).c_str()); \
-  }
-  MLXNORM_FOR_EACH_OP(SET)
+extern "C" void instantiation_of(int op, int dtype, int kernel, int words, int vector, char* line) {
+  Plan p{};
+  p.kernel = KernelKind(kernel);
+  p.words_per_thread = uint32_t(words);
+  p.vector = vector != 0;
+  std::strcpy(line, instantiation(Op(op), p, DType(dtype)).c_str());
 }
 
 extern "C" int dispatch_rows(int dtype, int64_t rows, int64_t dim, int most, int64_t* result) {
-  const Plan p = plan_rows(DType(dtype), rows, dim, true, Access::automatic);
+  const Plan p =
+      plan_of(Op::rms_norm, DType(dtype), rows, dim, true, 0, Access::automatic);
   const std::vector<Dispatch> all = dispatches(p, {&rows, 1});
   for (int i = 0; i < most && i < int(all.size()); ++i) {
     result[3 * i] = int64_t(all[i].shares[0].first_row);
@@ -73,18 +92,43 @@ extern "C" uint64_t key_of_fields(const uint32_t* f) {
   key.op = Op(f[0]);
   key.plan.kernel = KernelKind(f[1]);
   key.plan.words_per_thread = f[2];
-  key.plan.lanes_per_row = f[3];
+  key.plan.lanes_per_row = 1u << f[3];
   key.plan.vector = f[4] != 0;
-  key.plan.prefetch = f[5] != 0;
+  key.plan.prefetch = Prefetch(f[5]);
   key.dtype = DType(f[6]);
   key.tensor_types = f[7];
   key.scalars = f[8];
   key.choices = f[9];
+  key.spacing = Spacing(f[10]);
+  key.holds_pairs = f[11] != 0;
   try {
     return 1 + packed(key);
   } catch (const std::logic_error&) {
     return 0;
   }
+}
+
+// Where rows of three layouts lie, each {stride0, stride1, stride2, size1, size2}, before and after
+// they are made alike; or 0, 1 or 2: what spacing_of says.
+extern "C" int spacing(const int64_t* layouts, int64_t rows, int64_t row, int64_t* offsets) {
+  NormLayout layout{};
+  layout.rows = rows;
+  for (int t = 0; t < 3; ++t, layouts += 5) {
+    layout.tensor_types |= pack_tensor_type(t, kFloat32);
+    layout.tensors[t] = {layouts[0], layouts[1], layouts[2], uint32_t(layouts[3]),
+                         uint32_t(layouts[4])};
+  }
+  const Spacing result = spacing_of(layout);
+  const NormLayout after = result == kAlike ? alike(layout) : layout;
+  for (int t = 0; t < 3; ++t) {
+    const RowLayout& rows_after = after.tensors[t];
+    offsets[2 * t] = row_offset(layout.tensors[t], row);
+    offsets[2 * t + 1] = result != kAlike
+        ? row_offset(rows_after, row)
+        : offset_of(rows_after, folded(uint32_t(row), after.tensors[0].size1,
+                                       after.tensors[0].size2));
+  }
+  return int(result);
 }
 
 extern "C" float inverse(int64_t dim) {
@@ -106,7 +150,7 @@ class Plan:
     threads: int
     rows_per_threadgroup: int
     vector: bool
-    prefetch: bool
+    prefetch: str
     name: str
 
 
@@ -121,29 +165,12 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     subprocess.run(command, check=True)
     loaded = ctypes.CDLL(str(directory / "plan.so"))
     loaded.plan.restype = ctypes.c_char_p
-    loaded.plan.argtypes = [
-        ctypes.c_int,
-        ctypes.c_int64,
-        ctypes.c_int64,
-        ctypes.c_int,
-        ctypes.c_char_p,
-        ctypes.c_void_p,
-        ctypes.c_char_p,
-    ]
-    loaded.instantiation_of.argtypes = [
-        ctypes.c_char_p,
-        ctypes.c_int,
-        ctypes.c_int64,
-        ctypes.c_int,
-        ctypes.c_char_p,
-    ]
-    loaded.dispatch_rows.argtypes = [
-        ctypes.c_int,
-        ctypes.c_int64,
-        ctypes.c_int64,
-        ctypes.c_int,
-        ctypes.c_void_p,
-    ]
+    number, size, pointer = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p
+    bits, text = ctypes.c_uint32, ctypes.c_char_p
+    loaded.plan.argtypes = [number, number, size, size, number, bits, text, pointer, text]
+    loaded.instantiation_of.argtypes = [number, number, number, number, number, text]
+    loaded.dispatch_rows.argtypes = [number, size, size, number, pointer]
+    loaded.spacing.argtypes = [pointer, size, size, pointer]
     loaded.key_of_fields.argtypes = [ctypes.c_void_p]
     loaded.key_of_fields.restype = ctypes.c_uint64
     loaded.inverse.argtypes, loaded.inverse.restype = [ctypes.c_int64], ctypes.c_float
@@ -157,16 +184,28 @@ def plan(
     rows: int,
     dim: int,
     *,
+    op: str = "rms_norm",
     aligned: bool = True,
+    choices: int = 0,
     choice: str | None = None,
 ) -> Plan:
     values, name = (ctypes.c_uint32 * 7)(), ctypes.create_string_buffer(128)
     wanted = None if choice is None else choice.encode()
-    error = library.plan(DTYPES.index(dtype), rows, dim, aligned, wanted, values, name)
+    error = library.plan(
+        OPS_BY_NUMBER.index(op),
+        DTYPES.index(dtype),
+        rows,
+        dim,
+        aligned,
+        choices,
+        wanted,
+        values,
+        name,
+    )
     if error is not None:
         raise ValueError(error.decode())
     kernel, *sizes, vector, prefetch = values
-    return Plan(KERNELS[kernel], *sizes, bool(vector), bool(prefetch), name.value.decode())
+    return Plan(KERNELS[kernel], *sizes, bool(vector), PREFETCHES[prefetch], name.value.decode())
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -182,18 +221,29 @@ def test_instantiations_are_those_of_a_metallib(
         return {i.host_name: (i.kernel, i.arguments) for i in msl.parse(text).instantiations}
 
     lines = set()
-    for dtype, dim, aligned in product(range(3), (8, 2816, 32000, 2**20), (0, 1)):
+    for dtype, (kernel, words), vector in product(range(3), VARIANTS, (0, 1)):
         line = ctypes.create_string_buffer(256)
-        dim = dim if dtype != DTYPES.index("float32") else dim // 2
-        library.instantiation_of(op.encode(), dtype, dim, aligned, line)
+        number = OPS_BY_NUMBER.index(op)
+        library.instantiation_of(number, dtype, KERNELS.index(kernel), words, vector, line)
         lines.add(line.value.decode())
     source = tmp_path / "source.metal"
     source.write_text(f'#include "{shader}"\n')
     assert not instantiations(source, "INSTANTIATE_AT_RUN_TIME")
     source.write_text(source.read_text() + "".join(lines))
     expected = instantiations(shader)
-    assert len(lines) == len(expected) == 24
+    assert len(lines) == len(expected) == 36
     assert instantiations(source, "INSTANTIATE_AT_RUN_TIME") == expected
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_plan_has_a_kernel(library: ctypes.CDLL, dtype: str) -> None:
+    """Whatever the op, its options, the rows and dim, a metallib has what is asked for."""
+    seen = set()
+    for op, rows, choices in product(OPS, (1, 100_000), (0, ACTIVATED, INTERLEAVED)):
+        for dim in (1, 8, 100, 128, 256, 512, 520, 2816, 4096, 8192, 16384, 32000, 2**20):
+            p = plan(library, dtype, rows, dim, op=op, choices=choices)
+            seen.add((p.kernel, p.words_per_thread))
+    assert seen == set(VARIANTS)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -217,23 +267,23 @@ def test_threads_cover_every_row(library: ctypes.CDLL, dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_sum_depends_on_dim_and_dtype_alone(library: ctypes.CDLL, dtype: str) -> None:
-    """What decides the order of the sum is the same for any rows, alignment and choice."""
+    """The order of a sum depends on one thing here, whether a row is held in registers. That is the
+    same for any op, rows, alignment and choice. The bits themselves: test_bits.py."""
+    for dim in (1, 33, 128, 500, 2816, 8192, 16384, 16392, 32768, 32776, 40000):
+        held = -(-dim // PER_WORD[dtype]) <= 4096
+        for op, rows in product(OPS, (1, 2, 31, 33, 10_000, 2**33)):
+            for p in (
+                plan(library, dtype, rows, dim, op=op),
+                plan(library, dtype, rows, dim, op=op, choices=ACTIVATED),
+                plan(library, dtype, rows, dim, op=op, aligned=False),
+                plan(library, dtype, rows, dim, op=op, choice="scalar"),
+            ):
+                assert (p.kernel != "loop") == held
 
-    def order(p: Plan) -> tuple[object, ...]:
-        lanes = p.lanes_per_row if p.kernel == "simd" else p.threads
-        return p.kernel, p.words_per_thread, lanes
 
-    for dim in (1, 33, 128, 500, 2816, 8192, 16392, 40000):
-        expected = order(plan(library, dtype, 1, dim))
-        for rows in (1, 2, 31, 33, 10_000, 2**33):
-            assert order(plan(library, dtype, rows, dim)) == expected
-            assert order(plan(library, dtype, rows, dim, aligned=False)) == expected
-            assert order(plan(library, dtype, rows, dim, choice="scalar")) == expected
-
-
-# How many values each field of a pipeline's key has: ops, kernels, words, lanes, vector, prefetch,
-# dtypes, types of 8 tensors, scalars among them, ten choices.
-KEY_FIELDS = [len(OPS), 3, 5, 33, 2, 2, 3, 1 << 16, 1 << 8, 1 << 20]
+# How many values each field of a pipeline's key has: ops, kernels, words, lanes (powers of two),
+# vector, prefetch, dtypes, types of 8 tensors, scalars among them, ten choices, spacing, pairs.
+KEY_FIELDS = [len(OPS), 3, 5, 6, 2, 3, 3, 1 << 16, 1 << 8, 1 << 20, 3, 2]
 
 
 def test_pipeline_keys_do_not_alias(library: ctypes.CDLL) -> None:
@@ -259,15 +309,51 @@ def test_pipeline_keys_do_not_alias(library: ctypes.CDLL) -> None:
 def test_known_plans(library: ctypes.CDLL) -> None:
     hidden = plan(library, "bfloat16", 1, 2816)
     assert hidden.name == "rms_norm_row_2_bfloat16_vector"
-    assert (hidden.threads, hidden.prefetch) == (192, True)
+    assert (hidden.threads, hidden.prefetch) == (192, "everything")
     prefill = plan(library, "bfloat16", 2048, 2816)
-    assert (prefill.threads, prefill.prefetch) == (192, False)
+    assert (prefill.threads, prefill.prefetch) == (192, "activations")
+    two_rows = plan(library, "bfloat16", 2048, 2816, op="add_rms_norm")
+    assert two_rows.name == "add_rms_norm_row_1_bfloat16_vector"
+    assert (two_rows.threads, two_rows.prefetch) == (352, "everything")
+    many = plan(library, "bfloat16", 2048, 2816, op="fused_post_attn_triple_norm")
+    assert (many.words_per_thread, many.prefetch) == (1, "activations")
+    experts = plan(library, "bfloat16", 2048, 2816, op="fused_moe_wsum_post_ff_norm2_endlayer")
+    assert (experts.words_per_thread, experts.prefetch) == (1, "nothing")
     heads = plan(library, "float16", 65536, 128)
-    assert heads.name == "rms_norm_simd_2_float16_vector"
-    assert (heads.lanes_per_row, heads.rows_per_threadgroup) == (8, 32)
+    assert heads.name == "rms_norm_simd_1_float16_vector"
+    assert (heads.lanes_per_row, heads.rows_per_threadgroup) == (16, 16)
+    halves = plan(library, "float16", 65536, 128, op="rms_norm_rope")
+    assert (halves.words_per_thread, halves.lanes_per_row) == (2, 8)
+    pairs = plan(library, "float16", 65536, 128, op="rms_norm_rope", choices=INTERLEAVED)
+    assert (pairs.words_per_thread, pairs.lanes_per_row) == (1, 16)
     assert plan(library, "float16", 1, 128).threads == 32
     assert plan(library, "float32", 5, 16384).name == "rms_norm_row_4_float32_vector"
     assert plan(library, "float32", 5, 16388).name == "rms_norm_loop_float32_vector"
+
+
+@pytest.mark.parametrize(
+    ("layouts", "rows", "expected"),
+    [
+        ([(64, 0, 0, 1, 1), (0, 0, 0, 1, 1), (128, 0, 0, 1, 1)], 100, "even"),
+        # Heads of packed queries, tables of their tokens, results next to one another.
+        ([(1536, 0, 64, 1, 8), (32, 0, 0, 1, 8), (64, 0, 0, 1, 1)], 80, "alike"),
+        # [batch, heads, tokens] beside tables of tokens and a scale of each batch.
+        ([(960, 64, 192, 3, 5), (0, 0, 32, 1, 5), (7, 0, 0, 1, 15)], 60, "alike"),
+        ([(960, 64, 192, 3, 5), (0, 3, 0, 15, 1), (64, 0, 0, 1, 1)], 60, "alike"),
+        ([(1, 0, 9, 1, 6), (1, 0, 9, 1, 4), (64, 0, 0, 1, 1)], 48, "mixed"),  # 4 in 6
+        ([(1, 5, 9, 2, 3), (1, 0, 9, 1, 2), (64, 0, 0, 1, 1)], 48, "mixed"),  # 2, 3 and 6
+        ([(1, 0, 9, 1, 6), (0, 0, 0, 1, 1), (64, 0, 0, 1, 1)], 2**32, "mixed"),
+    ],
+)
+def test_layouts_with_nested_sizes_are_made_alike(
+    library: ctypes.CDLL, layouts: list[tuple[int, ...]], rows: int, expected: str
+) -> None:
+    flat = (ctypes.c_int64 * 15)(*(value for layout in layouts for value in layout))
+    offsets = (ctypes.c_int64 * 6)()
+    for row in range(min(rows, 100)):
+        spacing = library.spacing(flat, rows, row, offsets)
+        assert ["even", "alike", "mixed"][spacing] == expected
+        assert offsets[::2] == offsets[1::2], row
 
 
 def test_vector_access_needs_whole_aligned_words(library: ctypes.CDLL) -> None:

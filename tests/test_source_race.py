@@ -16,7 +16,7 @@ TESTS = Path(__file__).parent
 SHADERS = TESTS.parent / "shaders"
 
 PLANTED_IN, REPORTED_IN = "norm_kernels.h", "shaders/reduce.h"
-OWN_SCRATCH = "scratch + which * kMaxSimdgroups"
+OWN_SCRATCH = "scratch + which * kWords * kMaxSimdgroups"
 SHARED_SCRATCH = "scratch"
 
 RUN = """

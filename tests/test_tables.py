@@ -24,6 +24,7 @@ struct Table {
       {"post_attn_weight", Role::weight, Passing::optional},
       {"scale", Role::scale, Passing::keyword},
   };
+  static constexpr int kSums = 2;
   static constexpr ResultSpec kResults[] = {{"out", "x"}, {"w2_out", "residual"}};
   static constexpr auto& kOptions = kFusedOptions;
 };
@@ -31,7 +32,7 @@ struct Table {
 struct Formula {
   enum Tensor { kX, kResidual, kPostAttnWeight, kScale, kTensors };
   enum Result { kOut, kW2Out, kResults };
-  enum { kSums = 2, kKeepFirst = 0 };
+  enum { kSums = 2, kFirst = 0 };
 };
 
 constexpr OpTable table = table_of<Table>(Op::rms_norm);
@@ -49,7 +50,7 @@ MISTAKES = {
     "a tensor by another name": ("kPostAttnWeight", "kWeight", TENSORS),
     "a result that the formula forgets": ("kW2Out, ", "", "results of the formula"),
     "results in another order": ("kOut, kW2Out", "kW2Out, kOut", RESULTS),
-    "a number of sums": ("kSums = 2", "kSums = 3", "static assertion failed"),
+    "a number of sums": ("{ kSums = 2", "{ kSums = 1", "sums of the formula"),
     "a result like an operand": ('{"out", "x"}', '{"out", "scale"}', "results_are_like_inputs"),
     "a result like nothing": ('{"out", "x"}', '{"out", "y"}', "results_are_like_inputs"),
     "an operand in front": ('{"x", Role::input}', '{"x", Role::weight}', "others are compared"),
@@ -65,11 +66,13 @@ MISTAKES = {
     ),
     "groups of experts": (
         """  };
+  static constexpr int kSums = 2;
   static constexpr ResultSpec kResults[] = {{"out", "x"}, {"w2_out", "residual"}};
   static constexpr auto& kOptions = kFusedOptions;
 """,
         """      {"expert_outputs", Role::experts, Passing::keyword},
   };
+  static constexpr int kSums = 2;
   static constexpr ResultSpec kResults[] = {{"out", "x"}, {"w2_out", "residual"}};
   static constexpr Option kOptions[] = {kGroupSize};
 """,

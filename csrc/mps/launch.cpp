@@ -72,15 +72,17 @@ Launch make_launch(const OpTable& op, SegmentLayouts layouts, const NormOptions&
   int64_t rows[kMaxSegments];
   for (size_t s = 0; s < layouts.size(); ++s) {
     aligned = aligned && has_whole_parts(*layouts[s]);
-    launch.params.push_back(params_of(op.segments[s], *layouts[s], options));
     rows[s] = layouts[s]->rows;
   }
-  const int64_t most_rows = *std::max_element(rows, rows + layouts.size());
-  const NormLayout& first = *layouts[0];
-  const Plan plan = plan_rows(first.dtype, most_rows, first.dim, aligned, chosen_access());
-  launch.pipeline = pipeline(key_of(op, layouts, options, plan));
-  launch.threads = plan.threads;
-  launch.dispatches = dispatches(plan, {rows, layouts.size()});
+  const PipelineKey key = key_of(op, layouts, options, aligned, chosen_access());
+  for (size_t s = 0; s < layouts.size(); ++s) {
+    const bool changes = key.spacing == kAlike && spacing_of(*layouts[s]) == kAlike;
+    const NormLayout& layout = *layouts[s];
+    launch.params.push_back(params_of(op.segments[s], changes ? alike(layout) : layout, options));
+  }
+  launch.pipeline = pipeline(key);
+  launch.threads = key.plan.threads;
+  launch.dispatches = dispatches(key.plan, {rows, layouts.size()});
   return launch;
 }
 

@@ -116,13 +116,15 @@ class MpsRecord : public RmsNormRecord {
   std::optional<Launch> unaligned_;
 };
 
-// Of calls with tensors of these dtypes, inputs of `like`'s. Rows are close together, and rotated
-// as far as they can be.
+// Of calls with tensors of these dtypes, inputs of `like`'s. Rows are evenly spaced, and rotated as
+// far as they can be.
 NormLayout layout_of(const OpTable& op, const Segment& segment, const at::Tensor& like, int64_t dim,
                      const c10::List<OptionalTensor>& tensors, const c10::List<bool>& one_element) {
   NormLayout layout{};
   layout.dtype = dtype_of(like.scalar_type());
   layout.dim = dim;
+  std::fill(std::begin(layout.tensors), std::end(layout.tensors), evenly_spaced(dim));
+  std::fill(std::begin(layout.results), std::end(layout.results), evenly_spaced(dim));
   for (size_t i = 0; i < segment.count; ++i) {
     const size_t t = segment.tensors[i];
     if (t == kNoTensor) {
@@ -155,11 +157,17 @@ void warm_up(const at::Tensor& like, std::string_view op_name, int64_t dim,
   }
   for (const bool aligned : {true, false}) {
     if (aligned || (unaligned && chosen_access() != Access::vector)) {
-      for (const int64_t rows : {kPrefetchRows, kPrefetchRows + 1}) {
-        for (NormLayout& segment : segments) {
-          segment.rows = rows;
+      for (const int64_t rows : {few_rows, few_rows + 1}) {
+        // Of several heads, tables of angles have a row for all heads of a token.
+        for (const uint32_t heads : {1, 2}) {
+          for (NormLayout& segment : segments) {
+            segment.rows = rows;
+            segment.tensors[0].size2 = heads;
+          }
+          if (heads == 1 || has_option(op.options, kInterleaved)) {
+            make_launch(op, {layouts, op.segment_count}, options, aligned);
+          }
         }
-        make_launch(op, {layouts, op.segment_count}, options, aligned);
       }
     }
   }

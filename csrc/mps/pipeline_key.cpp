@@ -1,5 +1,7 @@
 #include "pipeline_key.h"
 
+#include <algorithm>
+#include <bit>
 #include <iterator>
 #include <stdexcept>
 
@@ -11,13 +13,15 @@ constexpr uint64_t kValues[] = {
     std::size(kOps),
     kKernelKinds,
     kMaxWordsPerThread + 1,
-    kSimdWidth + 1,  // lanes per row
-    2,               // vector
-    2,               // prefetch
+    6,  // lanes per row, powers of two
+    2,  // vector
+    kPrefetches,
     kDTypes,
     uint64_t(1) << (int(kTensorTypeBits) * int(kMaxTensors)),
     uint64_t(1) << kMaxTensors,  // scalars
     uint64_t(1) << (int(kChoiceBits) * int(kChoices)),
+    3,  // spacing
+    2,  // holds pairs
 };
 
 consteval bool fit_into_a_word() {
@@ -39,19 +43,45 @@ bool has_16_bits(uint32_t tensor_types) {
   return false;
 }
 
+// Where all of a head is rotated: pairs of neighbours lie in one word, those of halves in two words
+// of a thread if it has as many of each half.
+bool pairs_are_held(const PipelineKey& key, const NormLayout& layout) {
+  const int64_t per_word = kWordBytes / size_of(key.dtype);
+  const int64_t head = layout.dim / layout.heads;
+  if (key.plan.kernel == KernelKind::loop || layout.rotated != head) {
+    return false;
+  }
+  if (choice_in(key.choices, kInterleaved) != 0) {
+    return layout.heads == 1 || head % per_word == 0;
+  }
+  const int64_t threads =
+      key.plan.kernel == KernelKind::simd ? key.plan.lanes_per_row : key.plan.threads;
+  return layout.heads == 1 && key.plan.words_per_thread % 2 == 0 &&
+         threads * key.plan.words_per_thread * per_word == head;
+}
+
 }  // namespace
 
 PipelineKey key_of(const OpTable& op, SegmentLayouts layouts, const NormOptions& options,
-                   const Plan& plan) {
-  PipelineKey key{op.op, plan, layouts[0]->dtype, 0, 0, options.choices};
+                   bool aligned, Access access) {
+  const NormLayout& first = *layouts[0];
+  PipelineKey key{op.op, {}, first.dtype, 0, 0, options.choices, kEven, false};
+  int64_t most_rows = 0;
   for (size_t s = 0; s < layouts.size(); ++s) {
+    const NormLayout& layout = *layouts[s];
     const Segment& segment = op.segments[s];
+    most_rows = std::max(most_rows, layout.rows);
     for (size_t i = 0; i < segment.count; ++i) {
       const int t = segment.tensors[i];
-      key.tensor_types |= pack_tensor_type(t, tensor_type(layouts[s]->tensor_types, int(i)));
-      key.scalars |= uint32_t(has_bit(layouts[s]->scalars, int(i))) << t;
+      key.tensor_types |= pack_tensor_type(t, tensor_type(layout.tensor_types, int(i)));
+      key.scalars |= uint32_t(has_bit(layout.scalars, int(i))) << t;
     }
+    key.spacing = std::max(key.spacing, spacing_of(layout));
   }
+  key.plan = plan_rows({op, first.dtype, most_rows, first.dim,
+                        tensors_of_words(op, key.tensor_types, key.scalars, /*with_experts=*/false),
+                        key.choices, aligned},
+                       access);
   const auto leave_out = [&](Choice which) {
     key.choices &= ~pack_choice(which, ~0u >> (32 - kChoiceBits));
   };
@@ -66,7 +96,10 @@ PipelineKey key_of(const OpTable& op, SegmentLayouts layouts, const NormOptions&
     }
   }
   if (has_option(op.options, kInterleaved)) {
-    key.plan.prefetch = false;  // words of a whole row
+    key.holds_pairs = pairs_are_held(key, *layouts[0]);
+    if (!key.holds_pairs) {
+      key.plan.prefetch = Prefetch::nothing;  // words of a whole row
+    }
   }
   return key;
 }
@@ -75,13 +108,15 @@ uint64_t packed(const PipelineKey& key) {
   const uint64_t fields[] = {uint64_t(key.op),
                              uint64_t(key.plan.kernel),
                              key.plan.words_per_thread,
-                             key.plan.lanes_per_row,
+                             uint64_t(std::countr_zero(key.plan.lanes_per_row)),
                              key.plan.vector,
-                             key.plan.prefetch,
+                             uint64_t(key.plan.prefetch),
                              uint64_t(key.dtype),
                              key.tensor_types,
                              key.scalars,
-                             key.choices};
+                             key.choices,
+                             uint64_t(key.spacing),
+                             key.holds_pairs};
   static_assert(std::size(fields) == std::size(kValues));
   uint64_t word = 0;
   for (size_t i = 0; i < std::size(fields); ++i) {
@@ -94,9 +129,19 @@ uint64_t packed(const PipelineKey& key) {
 }
 
 uint32_t prefetched_tensors(const PipelineKey& key) {
-  return key.plan.prefetch ? tensors_of_words(table_of(key.op), key.tensor_types, key.scalars,
-                                              /*with_experts=*/false)
-                           : 0;
+  if (key.plan.prefetch == Prefetch::nothing) {
+    return 0;
+  }
+  const OpTable& op = table_of(key.op);
+  uint32_t tensors = tensors_of_words(op, key.tensor_types, key.scalars, /*with_experts=*/false);
+  for (size_t t = 0; t < op.tensors.size(); ++t) {
+    const Role role = op.tensors[t].role;
+    if (role == Role::angles ||  // which are read by the words of a head
+        (key.plan.prefetch == Prefetch::activations && !is_activation(role))) {
+      tensors &= ~(1u << t);
+    }
+  }
+  return tensors;
 }
 
 std::vector<Constant> constants_of(const PipelineKey& key) {
@@ -107,6 +152,8 @@ std::vector<Constant> constants_of(const PipelineKey& key) {
       {kPrefetchConstant, prefetched_tensors(key), false},
       {kLanesPerRowConstant, key.plan.lanes_per_row, false},
       {kResultTypesConstant, result_types(table_of(key.op), key.tensor_types), false},
+      {kSpacingConstant, key.spacing, false},
+      {kHoldsPairsConstant, key.holds_pairs, true},
   };
   const uint32_t buffers = bound_buffers(table_of(key.op), key.tensor_types);
   for (int i = 0; i < kParamsBuffer; ++i) {

@@ -16,6 +16,8 @@ struct PipelineKey {
   uint32_t tensor_types;
   uint32_t scalars;
   uint32_t choices;
+  Spacing spacing;
+  bool holds_pairs;  // has a thread both elements of every pair that is rotated?
 };
 
 // Where the segments of an op lie in memory; all have one dtype and dim.
@@ -23,7 +25,7 @@ using SegmentLayouts = std::span<const NormLayout* const>;
 
 // Of calls that lie so.
 PipelineKey key_of(const OpTable& op, SegmentLayouts layouts, const NormOptions& options,
-                   const Plan& plan);
+                   bool aligned, Access access);
 
 // Everything that a pipeline depends on, in one word; the thread counts do not enter it.
 uint64_t packed(const PipelineKey& key);

@@ -1,15 +1,26 @@
 #include "plan.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <stdexcept>
 
 namespace mlxnorm::mps {
 namespace {
 
-// Retune on a Mac: these were chosen on another GPU whose SIMD groups are as wide.
+// Retune on a Mac: these were chosen on other GPUs whose SIMD groups are as wide
+// (docs/performance.md).
 constexpr int64_t kSimdKernelWords = 64;
 constexpr int64_t kSimdKernelThreads = 256;
+
+// Of a row: more threads than that wait long for one another.
+constexpr int64_t kManyThreads = 512;
+
+// What of a thread's registers the row and what is loaded before the first sum may fill; threads
+// that need more are fewer. For everything: where an op reads one row and sums it once there is
+// little to wait for, and beside many tensors nothing is left.
+constexpr int64_t kRegistersAhead = 48, kRegistersAheadOfOneRow = 24, kTensorsAhead = 5;
+constexpr int64_t kMostRegistersAhead = 64;
 
 static_assert(int(kTensorBuffer) + int(kMaxTensors) == kResultBuffer);
 static_assert(int(kResultBuffer) + int(kMaxResults) == kParamsBuffer);
@@ -81,12 +92,91 @@ Access parse_access(const char* value) {
       "\"");
 }
 
-Plan plan_rows(DType dtype, int64_t rows, int64_t dim, bool aligned, Access access) {
-  const int64_t per_word = kWordBytes / size_of(dtype);
-  const int64_t words = ceil_div(dim, per_word);
+namespace {
+
+int64_t activations_of(const OpTable& op) {
+  return std::count_if(op.tensors.begin(), op.tensors.end(),
+                       [](const TensorSpec& tensor) { return is_activation(tensor.role); });
+}
+
+bool has_experts(const OpTable& op) {
+  return op.tensors[0].role == Role::experts;
+}
+
+bool reads_one_row(const OpTable& op) {
+  return activations_of(op) == op.segment_count;
+}
+
+bool rotates(const OpTable& op) {
+  return has_option(op.options, kInterleaved);
+}
+
+bool has_few_rows(const Rows& what) {
+  return what.rows <= few_rows;
+}
+
+// Of a row that a SIMD group or a part of it has: the elements of a pair may be in two words.
+int64_t words_of_a_lane(const Rows& what, int64_t words) {
+  const bool halves = rotates(what.op) && choice_in(what.choices, kInterleaved) == 0;
+  return halves || words > kSimdWidth ? 2 : 1;
+}
+
+// Of a row that a threadgroup has, before there are too many threads. Enough bytes have to be on
+// their way: 8 elements of each of two rows, or 16 of one. More are worth it where they are not all
+// there is to do.
+int64_t least_words_of_a_thread(const Rows& what) {
+  const bool float32 = what.dtype == DType::float32;
+  if (has_experts(what.op)) {
+    return float32 && !has_few_rows(what) ? 2 : 1;
+  }
+  if (rotates(what.op)) {
+    return 4;
+  }
+  const bool computes = choice_in(what.choices, kActivation) != kNoActivation ||
+                        choice_in(what.choices, kGateActivation) != kNoGateActivation;
+  return float32 || computes || reads_one_row(what.op) ? 2 : 1;
+}
+
+int64_t words_of_a_thread(const Rows& what, int64_t words) {
+  const bool wide = has_few_rows(what) || has_experts(what.op);
+  const int64_t threads = wide ? int64_t(kMaxThreads) : kManyThreads;
+  int64_t result = least_words_of_a_thread(what);
+  while (result < kMaxWordsPerThread && words > result * threads) {
+    result *= 2;
+  }
+  return result;
+}
+
+Prefetch prefetch_of(const Rows& what, const Plan& plan) {
+  const bool few = has_few_rows(what) || plan.kernel == KernelKind::simd;
+  if (plan.kernel == KernelKind::loop || (has_experts(what.op) && !few)) {
+    return Prefetch::nothing;  // as many words of experts are on their way
+  }
+  const auto registers = [&](int64_t tensors) {
+    const int64_t of_a_word = kWordBytes / int64_t(sizeof(uint32_t));
+    const int64_t elements = kWordBytes / size_of(what.dtype);
+    return (elements + tensors * of_a_word) * int64_t(plan.words_per_thread);
+  };
+  const int64_t tensors = std::popcount(what.tensors);
+  const bool little_to_wait_for = reads_one_row(what.op) && what.op.sums == 1;
+  const int64_t limit = few                  ? kMostRegistersAhead
+                        : little_to_wait_for ? kRegistersAheadOfOneRow
+                                             : kRegistersAhead;
+  if (registers(tensors) <= limit && (few || tensors <= kTensorsAhead)) {
+    return Prefetch::everything;
+  }
+  return registers(activations_of(what.op)) <= kMostRegistersAhead ? Prefetch::activations
+                                                                   : Prefetch::nothing;
+}
+
+}  // namespace
+
+Plan plan_rows(const Rows& what, Access access) {
+  const int64_t per_word = kWordBytes / size_of(what.dtype);
+  const int64_t words = ceil_div(what.dim, per_word);
 
   Plan plan{};
-  plan.vector = aligned && dim % per_word == 0;
+  plan.vector = what.aligned && what.dim % per_word == 0;
   if (access == Access::vector && !plan.vector) {
     throw std::invalid_argument(
         "TORCH_MLXNORM_ACCESS=vector needs rows of a multiple of 16 bytes that start on 16-byte "
@@ -98,24 +188,77 @@ Plan plan_rows(DType dtype, int64_t rows, int64_t dim, bool aligned, Access acce
   plan.rows_per_threadgroup = 1;
   if (words <= kSimdKernelWords) {
     plan.kernel = KernelKind::simd;
-    plan.words_per_thread = 2;
-    plan.lanes_per_row = uint32_t(next_power_of_two(ceil_div(words, 2)));
-    const int64_t wanted =
-        rows < kSimdKernelThreads ? rows * plan.lanes_per_row : kSimdKernelThreads;
-    plan.threads = uint32_t(round_up(std::min(wanted, kSimdKernelThreads), kSimdWidth));
+    plan.words_per_thread = uint32_t(words_of_a_lane(what, words));
+    plan.lanes_per_row = uint32_t(next_power_of_two(ceil_div(words, plan.words_per_thread)));
+    const int64_t threads = has_few_rows(what) ? int64_t(kSimdWidth) : kSimdKernelThreads;
+    plan.threads =
+        uint32_t(round_up(std::min(what.rows * plan.lanes_per_row, threads), kSimdWidth));
     plan.rows_per_threadgroup = plan.threads / plan.lanes_per_row;
   } else if (words <= kMaxWordsPerThread * kMaxThreads) {
     plan.kernel = KernelKind::row;
-    plan.words_per_thread = words <= 2 * kMaxThreads ? 2 : kMaxWordsPerThread;
+    plan.words_per_thread = uint32_t(words_of_a_thread(what, words));
     plan.threads = uint32_t(round_up(ceil_div(words, plan.words_per_thread), kSimdWidth));
   } else {
     plan.kernel = KernelKind::loop;
     plan.threads = kMaxThreads;
   }
-  plan.prefetch =
-      plan.kernel == KernelKind::row && plan.words_per_thread == 2 && rows <= kPrefetchRows;
+  plan.prefetch = prefetch_of(what, plan);
   return plan;
 }
+
+namespace {
+
+template <typename Layout, typename F>
+void for_each_row_layout(Layout& layout, const F& f) {
+  for (int t = 0; t < kMaxTensors; ++t) {
+    if (tensor_type(layout.tensor_types, t) != kAbsent) {
+      f(layout.tensors[t]);
+    }
+  }
+  for (int r = 0; r < kMaxResults; ++r) {
+    if (tensor_type(layout.result_types, r) != kAbsent) {
+      f(layout.results[r]);
+    }
+  }
+}
+
+// The numbers of rows after which a stride ends, of all layouts together, in ascending order.
+std::vector<int64_t> ends_of_strides(const NormLayout& layout) {
+  std::vector<int64_t> ends;
+  for_each_row_layout(layout, [&ends](const RowLayout& rows) {
+    for (const int64_t end : {int64_t(rows.size2), int64_t(rows.size1) * rows.size2}) {
+      const auto place = std::lower_bound(ends.begin(), ends.end(), end);
+      if (end != 1 && (place == ends.end() || *place != end)) {
+        ends.insert(place, end);
+      }
+    }
+  });
+  return ends;
+}
+
+}  // namespace
+
+Spacing spacing_of(const NormLayout& layout) {
+  const std::vector<int64_t> ends = ends_of_strides(layout);
+  if (ends.empty()) {
+    return kEven;
+  }
+  const bool nest = ends.size() == 1 || (ends.size() == 2 && ends[1] % ends[0] == 0);
+  const bool fit = ends.back() < int64_t(1) << 32 && layout.rows < int64_t(1) << 32;
+  return nest && fit ? kAlike : kMixed;
+}
+
+NormLayout alike(NormLayout layout) {
+  const std::vector<int64_t> ends = ends_of_strides(layout);
+  const int64_t size2 = ends.front(), size1 = ends.back() / size2;
+  for_each_row_layout(layout, [=](RowLayout& rows) {
+    rows = {row_offset(rows, size1 * size2), row_offset(rows, size2), row_offset(rows, 1),
+            uint32_t(size1), uint32_t(size2)};
+  });
+  return layout;
+}
+
+int64_t few_rows = 32;
 
 int64_t max_grid_threads = int64_t(1) << 31;
 

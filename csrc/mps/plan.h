@@ -1,6 +1,7 @@
 // Which Metal kernel runs, with how many threads. Plain C++, so that it can be tested without a
-// GPU. The layout of the sum (threads and words per row) follows from dim and dtype alone: a row
-// gives the same bits whatever the number of rows, their strides and alignment.
+// GPU. Bits depend on one choice here, whether a row is held in registers, and that follows from
+// dim and dtype alone: a row gives the same bits whatever the number of rows, their strides and
+// alignment. The rest is speed; docs/performance.md has the measurements.
 #pragma once
 
 #include <cstdint>
@@ -30,18 +31,23 @@ Access parse_access(const char* value);
 // Of a row that is held in registers.
 constexpr uint32_t kMaxWordsPerThread = 4;
 
+// What is loaded before the first sum.
+enum class Prefetch : uint32_t { nothing, activations, everything };
+constexpr int kPrefetches = 3;
+
 struct Plan {
   KernelKind kernel;
   uint32_t words_per_thread;  // 0 for loop
   uint32_t lanes_per_row;     // simd only, else 32
   uint32_t threads;           // per threadgroup
   uint32_t rows_per_threadgroup;
-  bool vector;    // 16-byte access instead of element by element
-  bool prefetch;  // load everything before the first sum
+  bool vector;  // 16-byte access instead of element by element
+  Prefetch prefetch;
 };
 
-// Up to so many rows a plan prefetches, where its kernel can. Retune on a Mac.
-constexpr int64_t kPrefetchRows = 32;
+// So few rows leave cores of a GPU idle, and are planned otherwise. Retune on a Mac. Tests lower
+// it, to see how many rows are planned for a small tensor.
+extern int64_t few_rows;
 
 // Shaders count the elements of a row in 32 bits.
 constexpr int64_t kMaxDim = int64_t(1) << 31;
@@ -51,9 +57,23 @@ constexpr float inverse_of(int64_t dim) {
   return float(1.0 / double(dim));
 }
 
-// `aligned`: every row that the kernel touches allows 16-byte access. Throws
-// std::invalid_argument when `access` is vector and it does not.
-Plan plan_rows(DType dtype, int64_t rows, int64_t dim, bool aligned, Access access);
+// What there is to plan.
+struct Rows {
+  const OpTable& op;
+  DType dtype;
+  int64_t rows, dim;
+  uint32_t tensors;  // a bit for each that is read by words, but for experts
+  uint32_t choices;  // see choice_in
+  bool aligned;      // every row that the kernel touches allows 16-byte access
+};
+
+// Throws std::invalid_argument when `access` is vector and rows are not aligned.
+Plan plan_rows(const Rows& rows, Access access);
+
+// How the rows of all tensors and results of a layout lie. Where the sizes of some of them nest in
+// those of others, `alike` gives all of them the same.
+Spacing spacing_of(const NormLayout& layout);
+NormLayout alike(NormLayout layout);
 
 // One dispatch of a plan; a huge tensor takes several. Segments follow one another.
 struct Dispatch {

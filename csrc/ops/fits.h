@@ -51,8 +51,9 @@ consteval bool fits() {
       names_fit<typename Formula::Result, Table::kResults>(std::make_index_sequence<kResults>()),
       "names of the formula's results, in the order of the table");
   using First = typename SegmentOf<Formula, 0>::type;
-  static_assert(First::kSums == 1 || First::kSums == 2);
-  static_assert(First::kKeepFirst == 0 || First::kKeepFirst == 1);
+  static_assert(First::kSums == table_of<Table>(Op{}).sums,
+                "sums of the formula, and of the table");
+  static_assert(int(First::kFirst) == int(kComputed) || int(First::kFirst) < int(kTensors));
   static_assert(bool(Rotates<First>::value) == has<Table>(Role::angles), "angles of a rotation");
   static_assert(!Rotates<First>::value || (First::kSums == 1 && First::kResults == 1),
                 "of the one result of one norm");

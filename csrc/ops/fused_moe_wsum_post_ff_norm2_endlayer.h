@@ -15,6 +15,7 @@ struct fused_moe_wsum_post_ff_norm2_endlayer {
       {"w3", Role::weight},
       {"layer_scalar", Role::scale},
   };
+  static constexpr int kSums = 2;
   static constexpr ResultSpec kResults[] = {{"mlp_down", "expert_outputs"},
                                             {"hidden", "expert_outputs"}};
   static constexpr auto& kOptions = kFusedOptions;

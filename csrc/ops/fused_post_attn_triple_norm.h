@@ -14,6 +14,7 @@ struct fused_post_attn_triple_norm {
       {"weight_b", Role::weight, Passing::optional},
       {"weight_c", Role::weight, Passing::optional},
   };
+  static constexpr int kSums = 2;
   static constexpr ResultSpec kResults[] = {
       {"residual_out", "hidden"}, {"out_a", "hidden"}, {"out_b", "hidden"}, {"out_c", "hidden"}};
   static constexpr auto& kOptions = kFusedOptions;

@@ -17,6 +17,7 @@ struct rms_norm_add_rms_norm {
       {"next_scale", Role::scale, Passing::extra},
       {"next_shift", Role::scale, Passing::extra},
   };
+  static constexpr int kSums = 2;
   static constexpr ResultSpec kResults[] = {{"residual_out", "residual"}, {"out", "x"}};
   static constexpr Option kOptions[] = {
       kGateActivation, kAlpha,        kBeta,        kNextScaleOffset,

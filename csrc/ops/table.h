@@ -109,6 +109,7 @@ struct OpTable {
   uint8_t segment_count = 1;
   Op segment_op = op;
   uint8_t positional = 0;  // tensors that come before eps
+  uint8_t sums = 1;        // over each row, one after the other
 };
 
 // See tensor_type.
@@ -229,6 +230,9 @@ consteval OpTable table_of(Op op) {
   static_assert(results_are_like_inputs<Table>());
   static_assert(segments_have_results<Table>(), "each segment has one, like its first tensor");
   OpTable table{op, qualified_name(op), Table::kTensors, Table::kResults, Table::kOptions};
+  if constexpr (requires { Table::kSums; }) {
+    table.sums = Table::kSums;
+  }
   table.segment_count = uint8_t(segment_count<Table>());
   if constexpr (kHasSegments<Table>) {
     table.segment_op = Table::kSegmentOp;

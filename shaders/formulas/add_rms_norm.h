@@ -11,7 +11,7 @@ namespace formula {
 struct add_rms_norm {
   enum Tensor { kX, kResidual, kWeight, kGate, kNextScale, kNextShift, kTensors };
   enum Result { kOut, kResidualOut, kResults };
-  enum { kSums = 1, kKeepFirst = 1 };
+  enum { kSums = 1, kFirst = kComputed };
 
   template <typename Piece, typename Values = typename Piece::Values>
   static METAL_FUNC Values first_sum(Piece piece) {

@@ -5,8 +5,7 @@
 // float32, with +, -, *, /, exp_of_negative(x) and tanh(x). No base classes: Metal has none.
 //
 //   enum Tensor, Result         the op's tensors and results, in the order of its table (csrc/ops/)
-//   first_sum(piece)            what the first sum of squares is over; kKeepFirst if that is more
-//                               than reading an input, so that it is worth keeping
+//   first_sum(piece)            what the first sum of squares is over: input kFirst, or kComputed
 //   second_sum(piece, x)        what the second one is over, if kSums is 2; x is what the first was
 //   finish(piece, x)            the results, from what the last sum was over; everything that is
 //                               written has been read before
@@ -18,6 +17,7 @@
 //   piece.input(t)              input t
 //   piece.operand(t)            operand t: any type, one element or a row of them; piece.has(t)
 //   piece.angles(t)             table t of the angles of the pairs at hand
+//   piece.expert_sum(t, w)      the sum over experts k of w[k] * t[k], in their order
 //   piece.rounded(x)            rounded as storing it in a tensor would, if round_intermediates
 //   piece.rounded_as(t, x)      the same, as storing it in tensor t would
 //   piece.number(n), choice(c)  the options, see ../abi.h
@@ -33,6 +33,8 @@
 #endif
 
 namespace mlxnorm {
+
+enum { kComputed = -1 };
 
 template <typename Values, int n>
 struct Results {
@@ -210,16 +212,6 @@ METAL_FUNC Values gated_sum(Piece piece, int residual, Values branch, int gate) 
 template <typename Piece, typename Values>
 METAL_FUNC Values gated(Piece piece, Values x, int gate) {
   return x * apply(piece.choice(kActivation), piece.input(gate));
-}
-
-// The sum over experts k of routing_weights[k] * experts[k].
-template <typename Piece, typename Values = typename Piece::Values>
-METAL_FUNC Values expert_sum(Piece piece, int experts, int routing_weights) {
-  Values sum = piece.filled(0.0f);
-  for (typename Piece::Index k = 0; k < piece.top_k(); ++k) {
-    sum = fma(piece.element(routing_weights, k), piece.expert(experts, k), sum);
-  }
-  return sum;
 }
 
 }  // namespace mlxnorm

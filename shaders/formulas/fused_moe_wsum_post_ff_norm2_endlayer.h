@@ -20,11 +20,11 @@ struct fused_moe_wsum_post_ff_norm2_endlayer {
     kTensors
   };
   enum Result { kMlpDown, kHidden, kResults };
-  enum { kSums = 2, kKeepFirst = 1 };
+  enum { kSums = 2, kFirst = kComputed };
 
   template <typename Piece, typename Values = typename Piece::Values>
   static METAL_FUNC Values first_sum(Piece piece) {
-    return piece.rounded(expert_sum(piece, kExpertOutputs, kRoutingWeights));
+    return piece.rounded(piece.expert_sum(kExpertOutputs, kRoutingWeights));
   }
 
   template <typename Piece, typename Values = typename Piece::Values>

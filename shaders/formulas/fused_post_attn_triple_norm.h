@@ -13,7 +13,7 @@ namespace formula {
 struct fused_post_attn_triple_norm {
   enum Tensor { kHidden, kAttnOut, kPostAttnWeight, kWeightA, kWeightB, kWeightC, kTensors };
   enum Result { kResidualOut, kOutA, kOutB, kOutC, kResults };
-  enum { kSums = 2, kKeepFirst = 0 };
+  enum { kSums = 2, kFirst = kAttnOut };
 
   template <typename Piece, typename Values = typename Piece::Values>
   static METAL_FUNC Values first_sum(Piece piece) {

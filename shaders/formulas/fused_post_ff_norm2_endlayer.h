@@ -10,7 +10,7 @@ namespace formula {
 struct fused_post_ff_norm2_endlayer {
   enum Tensor { kAttnOut, kMoeAccum, kResidual, kW2, kW3, kLayerScalar, kTensors };
   enum Result { kMlpDown, kHidden, kResults };
-  enum { kSums = 2, kKeepFirst = 0 };
+  enum { kSums = 2, kFirst = kMoeAccum };
 
   template <typename Piece, typename Values = typename Piece::Values>
   static METAL_FUNC Values first_sum(Piece piece) {

@@ -10,7 +10,7 @@ namespace formula {
 struct gated_rms_norm {
   enum Tensor { kX, kGate, kWeight, kBias, kTensors };
   enum Result { kOut, kResults };
-  enum { kSums = 1, kKeepFirst = 1 };
+  enum { kSums = 1, kFirst = kComputed };
 
   template <typename Piece, typename Values = typename Piece::Values>
   static METAL_FUNC Values first_sum(Piece piece) {

@@ -21,7 +21,7 @@ struct rms_norm_add_rms_norm {
     kTensors
   };
   enum Result { kResidualOut, kOut, kResults };
-  enum { kSums = 2, kKeepFirst = 0 };
+  enum { kSums = 2, kFirst = kX };
 
   template <typename Piece, typename Values = typename Piece::Values>
   static METAL_FUNC Values first_sum(Piece piece) {

@@ -9,7 +9,7 @@ namespace formula {
 struct rms_norm_modulate {
   enum Tensor { kX, kWeight, kScale, kShift, kTensors };
   enum Result { kOut, kResults };
-  enum { kSums = 1, kKeepFirst = 0 };
+  enum { kSums = 1, kFirst = kX };
 
   template <typename Piece, typename Values = typename Piece::Values>
   static METAL_FUNC Values first_sum(Piece piece) {

@@ -10,7 +10,7 @@ namespace formula {
 template <int x, int weight, int cos, int sin, int out>
 struct NormRope {
   enum { kTensors = kMaxTensors, kFirstResult = out, kResults = 1 };
-  enum { kSums = 1, kKeepFirst = 0, kRotates = 1 };
+  enum { kSums = 1, kFirst = x, kRotates = 1 };
 
   template <typename Piece, typename Values = typename Piece::Values>
   static METAL_FUNC Values first_sum(Piece piece) {

@@ -11,7 +11,7 @@ namespace formula {
 struct rms_norm_triple {
   enum Tensor { kX, kWeightA, kWeightB, kWeightC, kTensors };
   enum Result { kOutA, kOutB, kOutC, kResults };
-  enum { kSums = 1, kKeepFirst = 0 };
+  enum { kSums = 1, kFirst = kX };
 
   template <typename Piece, typename Values = typename Piece::Values>
   static METAL_FUNC Values first_sum(Piece piece) {

@@ -6,7 +6,7 @@ import ctypes
 import functools
 import runpy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from . import build_and_load, toolchain
@@ -50,12 +50,21 @@ def load(
 
 
 @contextmanager
-def max_grid_threads(most: int) -> Iterator[None]:
-    """Inside the context, more threads than this take several dispatches."""
-    set_most = ctypes.CDLL(str(load())).mlxnorm_set_max_grid_threads
-    set_most.argtypes = [ctypes.c_int64]
-    set_most(most)
+def _set(name: str, value: int, usual: int) -> Iterator[None]:
+    set_value = getattr(ctypes.CDLL(str(load())), f"mlxnorm_set_{name}")
+    set_value.argtypes = [ctypes.c_int64]
+    set_value(value)
     try:
         yield
     finally:
-        set_most(1 << 31)
+        set_value(usual)
+
+
+def max_grid_threads(most: int) -> AbstractContextManager[None]:
+    """Inside the context, more threads than this take several dispatches."""
+    return _set("max_grid_threads", most, 1 << 31)
+
+
+def planned_for_many_rows() -> AbstractContextManager[None]:
+    """Inside the context, no number of rows is a small one."""
+    return _set("few_rows", 0, 32)

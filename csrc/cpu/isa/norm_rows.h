@@ -10,10 +10,14 @@ namespace {
 
 static_assert(kLargestBlock % kBlock == 0, "scratch holds whole blocks");
 
+template <typename Formula>
+constexpr bool kComputesFirst = int(Formula::kFirst) == int(kComputed);
+
 // For unpacked angles, or what a sum is over, if that is more than an input as it is.
 template <typename Table, typename Formula, typename T>
-constexpr int kScratchRows = Rotates<Formula>::value ? UnpackedAngles<Table, T>::kTables
-                                                     : Formula::kKeepFirst || Formula::kSums == 2;
+constexpr int kScratchRows =
+    Rotates<Formula>::value ? UnpackedAngles<Table, T>::kTables
+                            : kComputesFirst<Formula> || Formula::kSums == 2;
 
 template <typename Table>
 constexpr size_t kGate = number_of<Table>("gate");
@@ -35,7 +39,7 @@ bool keeps_gate(const NormArguments& call) {
 // Short rows of 16 bits are summed several at a time before they are finished: each waits for its
 // fold, root and division while the next ones are summed. In float32 that gains nothing.
 template <typename Formula, typename T>
-constexpr bool kSumsTogether = !Formula::kKeepFirst && Formula::kSums == 1 && sizeof(T) == 2;
+constexpr bool kSumsTogether = !kComputesFirst<Formula> && Formula::kSums == 1 && sizeof(T) == 2;
 constexpr int64_t kShortRow = 512, kRowsTogether = 8;
 
 // The inverse rms of each row of [begin, end).
@@ -83,7 +87,8 @@ MLXNORM_FLAT void norm_rows(const NormArguments& call, int64_t begin, int64_t en
     };
     // Of the piece at hand, what the last sum was over.
     const auto first_again = [&](auto piece) {
-      return Formula::kKeepFirst ? load_block<float>(scratch + piece.i) : Formula::first_sum(piece);
+      return kComputesFirst<Formula> ? load_block<float>(scratch + piece.i)
+                                     : Formula::first_sum(piece);
     };
     const auto last_again = [&](auto piece) {
       return Formula::kSums == 2 ? load_block<float>(scratch + piece.i) : first_again(piece);
@@ -104,7 +109,7 @@ MLXNORM_FLAT void norm_rows(const NormArguments& call, int64_t begin, int64_t en
 
     const auto first = [&](int64_t i, auto... n) {
       const Block values = Formula::first_sum(piece_at(i, n...));
-      if constexpr (Formula::kKeepFirst) {
+      if constexpr (kComputesFirst<Formula>) {
         store_block<float>(scratch + i, values);
       }
       return values;

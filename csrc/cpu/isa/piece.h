@@ -92,7 +92,6 @@ struct Calls {
 template <typename Table, typename T, Calls kCalls, bool kWhole>
 struct Piece {
   using Values = Block;
-  using Index = int64_t;
 
   const NormArguments& call;
   const Row<Table, T>& row;
@@ -131,10 +130,15 @@ struct Piece {
     return with_type<T>(type(t), row.tensors[t], [k](auto* values) { return float(values[k]); });
   }
 
-  Block expert(int t, int64_t k) const {
-    return load(static_cast<const T*>(row.tensors[t]) + k * call.layout.steps[t]);
+  Block expert_sum(int experts, int routing_weights) const {
+    Block sum = filled(0.0f);
+    for (int64_t k = 0; k < call.layout.top_k; ++k) {
+      const T* const expert =
+          static_cast<const T*>(row.tensors[experts]) + k * call.layout.steps[experts];
+      sum = fma(element(routing_weights, k), load(expert), sum);
+    }
+    return sum;
   }
-  int64_t top_k() const { return call.layout.top_k; }
 
   float number(Number which) const {
     const bool is_factor = which == kAlpha || which == kBeta;
