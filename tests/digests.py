@@ -18,6 +18,7 @@ import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from random import Random
 
@@ -29,6 +30,7 @@ if __name__ == "__main__":
     built.require_this_tree()
 
 import torch
+from metal_sim import product
 from ops import OPS, Call, Op
 from tensors import DTYPES
 from torch import Tensor
@@ -77,12 +79,21 @@ def _digest(results: Sequence[Tensor]) -> str:
 Share = tuple[int, int]  # (1, 3): the second third
 
 
-def digests(op: Op, device: str = "cpu", share: Share = (0, 1)) -> dict[str, str]:
+def planned_for_many_rows(device: str) -> AbstractContextManager[None]:
+    return gpu.planned_for_many_rows() if device == "cuda" else product.planned_for_many_rows()
+
+
+def digests(op: Op, device: str = "cpu", share: Share = (0, 1), every: int = 1) -> dict[str, str]:
+    """Of every so many calls. A GPU plans half of them for as few rows as they have, half as it
+    would plan many."""
     generator = torch.Generator().manual_seed(0)
     found = {}
     for number, (name, call) in enumerate(cases_of(op)):
         call = call.mapped(lambda t: _uniform(t, generator))
-        if number % share[1] == share[0]:
+        if number % (share[1] * every) != share[0] * every:
+            continue
+        many = device != "cpu" and hashlib.sha256(name.encode()).digest()[0] % 2 == 1
+        with planned_for_many_rows(device) if many else nullcontext():
             found[name] = _digest(call.mapped(lambda t: t.to(device))())
     return found
 
@@ -106,10 +117,12 @@ def prepare(device: str) -> None:
         gpu.enable()
 
 
-def digests_of(work: tuple[str, Share], count: int | None, device: str) -> dict[str, str]:
+def digests_of(
+    work: tuple[str, Share], count: int | None, device: str, every: int
+) -> dict[str, str]:
     name, share = work
     if count is None:
-        return digests(OPS[name], device, share)
+        return digests(OPS[name], device, share, every)
     return random_digests(OPS[name], count, device, share)
 
 
@@ -118,6 +131,7 @@ def main() -> None:
     parser.add_argument("--random", type=int, metavar="N", help="random cases, of all ops together")
     parser.add_argument("--device", choices=["cpu", "mps", "cuda"], default="cpu")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="one in so many cases")
     options = parser.parse_args()
     prepare(options.device)  # what is to be built is built once
     each = None if options.random is None else -(-options.random // len(OPS))
@@ -126,7 +140,7 @@ def main() -> None:
     context = multiprocessing.get_context("spawn")
     found: dict[str, dict[str, str]] = {name: {} for name in OPS}
     with ProcessPoolExecutor(options.jobs, context, prepare, (options.device,)) as pool:
-        of_share = partial(digests_of, count=each, device=options.device)
+        of_share = partial(digests_of, count=each, device=options.device, every=options.every)
         for (name, _), some in zip(work, pool.map(of_share, work), strict=True):
             found[name] |= some
     print(json.dumps(found, indent=0))

@@ -14,7 +14,8 @@ import hashlib
 import importlib
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -81,6 +82,16 @@ def _machine_code(source: str, bytes_buffer: int) -> bytes:
 def _compile_kernel(op: str, function: str, constants: dict[int, int], bytes_buffer: int) -> bytes:
     values = {index: f"{value}u" for index, value in constants.items()}
     return _machine_code(cuda_backend.generate(translated(op), [function], values), bytes_buffer)
+
+
+@contextmanager
+def planned_for_many_rows() -> Iterator[None]:
+    """Inside the context, no number of rows is a small one."""
+    enable().set_few_rows(0)
+    try:
+        yield
+    finally:
+        enable().set_few_rows(32)
 
 
 Dispatch = Callable[[Sequence[torch.Tensor], int, int, int], None]

@@ -70,8 +70,9 @@ def run(
     return status, log.read_text(errors="replace")
 
 
-def digests_of(device: str, jobs: int) -> list[object]:
-    return [sys.executable, TESTS / "digests.py", "--device", device, "--jobs", jobs]
+def digests_of(device: str, options: argparse.Namespace) -> list[object]:
+    program = [sys.executable, TESTS / "digests.py", "--device", device]
+    return [*program, "--jobs", options.jobs, "--every", options.every]
 
 
 def check_tests(options: argparse.Namespace) -> Outcome:
@@ -84,12 +85,12 @@ def check_tests(options: argparse.Namespace) -> Outcome:
 
 def check_bits(options: argparse.Namespace) -> Outcome:
     log = options.logs / "bits.log"
-    status, output = run(digests_of("cuda", options.jobs), log)
+    status, output = run(digests_of("cuda", options), log)
     if status != 0:
         return Outcome(False, f"see {log}")
     ours = json.loads(output[output.index("{") :])
     if options.bits is None:
-        status, output = run(digests_of("mps", options.jobs), options.logs / "simulator.log")
+        status, output = run(digests_of("mps", options), options.logs / "simulator.log")
         if status != 0:
             return Outcome(False, "no simulator here: --bits FILE, of digests.py --device mps")
         simulated = json.loads(output[output.index("{") :])
@@ -117,7 +118,7 @@ def errors_in(output: str) -> int | None:
 
 def check_sanitizer(tool: str) -> Callable[[argparse.Namespace], Outcome]:
     def check(options: argparse.Namespace) -> Outcome:
-        program = digests_of("cuda", options.jobs)
+        program = digests_of("cuda", options)
         log = options.logs / f"{tool}.log"
         status, output = sanitized(tool, program, log)
         errors = errors_in(output)
@@ -159,7 +160,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--only", nargs="+", choices=CHECKS, default=list(CHECKS))
-    parser.add_argument("--bits", type=Path, help="output of digests.py --device mps, elsewhere")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="one in so many calls")
+    parser.add_argument(
+        "--bits", type=Path, help="output of digests.py --device mps (--every N), elsewhere"
+    )
     parser.add_argument("--logs", type=Path, default=gpu.cache_dir() / "logs")
     parser.add_argument("--pytest", nargs="*", default=[], help="arguments of pytest")
     options = parser.parse_args()

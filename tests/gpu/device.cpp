@@ -102,7 +102,7 @@ void run(const Launch& plan, const Bindings& bindings) {
     set_shares(dispatch, params);
     std::memcpy(arguments.bytes, params.data(), params.size() * sizeof(NormParams));
     launch(__builtin_bit_cast(const void*, plan.pipeline), arguments, dispatch.threadgroups,
-                plan.threads);
+           plan.threads);
   }
 }
 
@@ -117,5 +117,6 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     return reinterpret_cast<uintptr_t>(mlxnorm::mps::load(code));
   });
   m.def("dispatch", &mlxnorm::mps::dispatch);
+  m.def("set_few_rows", [](int64_t rows) { mlxnorm::mps::few_rows = rows; });
   m.def("set_compiler", [](pybind11::object compile) { mlxnorm::mps::compiler() = compile; });
 }
