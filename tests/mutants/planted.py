@@ -442,7 +442,7 @@ MUTANTS = [
         "everything is loaded ahead however many registers it takes",
         "csrc/mps/plan.cpp",
         "registers(tensors) <= limit && (few || tensors <= kTensorsAhead)",
-        "registers(tensors) > 0",
+        "registers(tensors) <= 9 * limit && (few || tensors <= 9 * kTensorsAhead)",
         PLANNED,
     ),
     Mutant(
