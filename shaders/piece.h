@@ -6,6 +6,7 @@
 
 constant uint choices [[function_constant(kChoicesConstant)]];
 
+// Which lanes store a word together: Lanes, or none beside this one.
 struct Alone {};
 
 template <typename Formula, typename T, bool kVector>
