@@ -184,19 +184,19 @@ enum BufferIndex {
 
 // Of one segment of an op.
 struct NormParams {
-  RowLayout tensors[kMaxTensors];
-  RowLayout results[kMaxResults];
-  int64_t steps[kMaxTensors];  // elements from one expert or head of a row to the next
-  uint64_t first_row;          // of this dispatch; a huge tensor takes several
-  uint32_t rows;               // in this dispatch
-  uint32_t threadgroups;       // that it has for these rows
+  uint64_t first_row;     // of this dispatch; a huge tensor takes several
+  uint32_t rows;          // in this dispatch
+  uint32_t threadgroups;  // that it has for these rows
   uint32_t dim;
-  uint32_t heads;    // that a row consists of
-  uint32_t rotated;  // elements, the first ones of a head
-  uint32_t top_k;
   float inverse_dim;
   float eps;
   float numbers[kNumbers];
+  uint32_t heads;    // that a row consists of
+  uint32_t rotated;  // elements, the first ones of a head
+  uint32_t top_k;
+  RowLayout results[kMaxResults];
+  RowLayout tensors[kMaxTensors];
+  int64_t steps[kMaxTensors];  // elements from one expert or head of a row to the next
 };
 
 // Choices that the Metal compiler should see as constants, fixed when a pipeline is made.

@@ -61,17 +61,18 @@ def _compiler_key() -> bytes:
     return digest.digest()
 
 
-def _machine_code(source: str, bytes_buffer: int) -> bytes:
+def _machine_code(source: str, buffers: int, bytes_buffer: int, size: int) -> bytes:
     """From the cache when it is there. Several processes may share it."""
     major, minor = torch.cuda.get_device_capability()
     architecture = f"sm_{major}{minor}"
     defines = ["SIM_NATIVE_MATH"] if MATH == "native" else []
     digest = hashlib.sha256(_compiler_key())
-    digest.update("\0".join((source, architecture, *defines)).encode())
+    arguments = {"buffers": buffers, "bytes_buffer": bytes_buffer, "size": size}
+    digest.update("\0".join((source, architecture, *defines, str(arguments))).encode())
     path = cache_dir() / "kernels" / f"{digest.hexdigest()[:32]}.cubin"
     if path.exists():
         return path.read_bytes()
-    code = nvrtc.compile_cubin(source, architecture, defines=defines, bytes_buffer=bytes_buffer)
+    code = nvrtc.compile_cubin(source, architecture, defines=defines, **arguments)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".{os.getpid()}")
     part.write_bytes(code)
@@ -79,9 +80,13 @@ def _machine_code(source: str, bytes_buffer: int) -> bytes:
     return code
 
 
-def _compile_kernel(op: str, function: str, constants: dict[int, int], bytes_buffer: int) -> bytes:
+def _compile_kernel(
+    op: str, function: str, constants: dict[int, int], buffers: int, size: int
+) -> bytes:
+    """For parameters of that size, which come after the buffers."""
     values = {index: f"{value}u" for index, value in constants.items()}
-    return _machine_code(cuda_backend.generate(translated(op), [function], values), bytes_buffer)
+    source = cuda_backend.generate(translated(op), [function], values)
+    return _machine_code(source, buffers, buffers, size)
 
 
 @contextmanager
@@ -104,7 +109,7 @@ def kernel(shader: Path, name: str, defines: Sequence[str] = ()) -> Dispatch:
     code = cuda_backend.generate(cuda_backend.translate(program), [name], {})
     (parameters,) = (kernel.parameters for kernel in program.kernels if kernel.name == name)
     number = max(parameter.index for parameter in parameters if parameter.kind == "buffer")
-    return functools.partial(module.dispatch, module.load(_machine_code(code, number)))
+    return functools.partial(module.dispatch, module.load(_machine_code(code, module.buffers, number, 16)))
 
 
 @functools.cache

@@ -17,8 +17,10 @@
 namespace mlxnorm::mps {
 namespace {
 
+#define SIM_BUFFERS kParamsBuffer
+#define SIM_BYTES (kMaxSegments * sizeof(NormParams))
 #include "../translator/msl/cuda_arguments.h"
-static_assert(sizeof(NormParams) * kMaxSegments <= kMaxBytes);
+static_assert(sizeof(NormParams) % 16 == 0);
 
 void check(cudaError_t error) {
   TORCH_CHECK(error == cudaSuccess, "CUDA: ", cudaGetErrorString(error));
@@ -55,7 +57,7 @@ void dispatch(uintptr_t kernel, const std::vector<at::Tensor>& tensors, uint32_t
   launch(reinterpret_cast<const void*>(kernel), arguments, threadgroups, threads);
 }
 
-// compile(op, function, constants, bytes_buffer) -> machine code; see __init__.py.
+// compile(op, function, constants, buffers, size) -> machine code; see __init__.py.
 pybind11::object& compiler() {
   static auto* instance = new pybind11::object;
   return *instance;
@@ -71,7 +73,8 @@ cudaKernel_t make_pipeline(const PipelineKey& key) {
   std::string code;
   {
     const pybind11::gil_scoped_acquire gil;
-    code = compiler()(op_name(key.op), name, constants, int(kParamsBuffer)).cast<std::string>();
+    const size_t size = table_of(key.op).segment_count * sizeof(NormParams);
+    code = compiler()(op_name(key.op), name, constants, int(kParamsBuffer), size).cast<std::string>();
   }
   const cudaKernel_t kernel = load(code);
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
@@ -113,6 +116,7 @@ TORCH_LIBRARY_IMPL(mlxnorm, CUDA, m) {
 }
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+  m.attr("buffers") = int(mlxnorm::kParamsBuffer);
   m.def("load", [](const pybind11::bytes& code) {
     return reinterpret_cast<uintptr_t>(mlxnorm::mps::load(code));
   });

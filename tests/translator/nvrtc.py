@@ -22,6 +22,9 @@ FLAGS = (
 )
 
 
+MAX_BUFFERS = 31  # of a Metal kernel
+
+
 class MissingTool(RuntimeError):
     """There is no NVRTC; the text names the package."""
 
@@ -69,10 +72,18 @@ def _bytes_of(program: ctypes.c_void_p, what: str) -> bytes:
 
 
 def compile_cubin(
-    source: str, architecture: str, *, defines: Sequence[str] = (), bytes_buffer: int = -1
+    source: str,
+    architecture: str,
+    *,
+    defines: Sequence[str] = (),
+    buffers: int = MAX_BUFFERS,
+    bytes_buffer: int = -1,
+    size: int = 16,
 ) -> bytes:
-    """Machine code. architecture: "sm_90". bytes_buffer: the index of what is passed as bytes."""
-    flags = [*FLAGS, f"-arch={architecture}", f"-DSIM_BYTES_BUFFER={bytes_buffer}"]
+    """Machine code. architecture: "sm_90". bytes_buffer: the index of what is passed as bytes, and
+    its size, a multiple of 16."""
+    flags = [*FLAGS, f"-arch={architecture}", f"-DSIM_BUFFERS={buffers}"]
+    flags += [f"-DSIM_BYTES_BUFFER={bytes_buffer}", f"-DSIM_BYTES={size}"]
     options = [flag.encode() for flag in itertools.chain(flags, (f"-D{d}" for d in defines))]
     program = ctypes.c_void_p()
     create = library().nvrtcCreateProgram
