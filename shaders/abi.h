@@ -182,18 +182,18 @@ enum BufferIndex {
   kResultBuffer = kResult0Buffer,
 };
 
-// Of one segment of an op.
+// Of one segment of an op: first what most kernels read.
 struct NormParams {
   uint64_t first_row;     // of this dispatch; a huge tensor takes several
   uint32_t rows;          // in this dispatch
   uint32_t threadgroups;  // that it has for these rows
   uint32_t dim;
-  float inverse_dim;
-  float eps;
-  float numbers[kNumbers];
   uint32_t heads;    // that a row consists of
   uint32_t rotated;  // elements, the first ones of a head
   uint32_t top_k;
+  float inverse_dim;
+  float eps;
+  float numbers[kNumbers];
   RowLayout results[kMaxResults];
   RowLayout tensors[kMaxTensors];
   int64_t steps[kMaxTensors];  // elements from one expert or head of a row to the next

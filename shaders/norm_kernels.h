@@ -14,35 +14,94 @@ constant uint lanes_per_row [[function_constant(kLanesPerRowConstant)]];
 
 // ---- the threads that share a row ---------------------------------------------------------------
 
-struct SimdgroupLanes {
-  uint lane;  // of those that share the row
+METAL_FUNC uint4 from_lane(uint4 word, ushort lane) {
+  return uint4(simd_shuffle(word.x, lane), simd_shuffle(word.y, lane), simd_shuffle(word.z, lane),
+               simd_shuffle(word.w, lane));
+}
 
-  METAL_FUNC Lanes lanes() const { return {lane, lanes_per_row}; }
+// After the last lane's, or thread's, word comes the next one of the first.
+template <int kWords, typename Results>
+METAL_FUNC uint4 first_after(thread const Results* results, int k, int r, bool is_first) {
+  uint4 word = results[k].words[r][0];
+  if (is_first && k + 1 < kWords) {
+    word = results[min(k + 1, kWords - 1)].words[r][0];
+  }
+  return word;
+}
+
+struct SimdgroupLanes {
+  enum { kMostResults = kMaxResults };
+
+  uint lane;   // of those that share the row
+  uint first;  // of them, in the SIMD group
 
   template <int kWords>
   METAL_FUNC float sum(thread float* v, int /*which*/) const {
     return lanes_sum_of_words<kWords>(v, lane, lanes_per_row);
   }
+
+  template <int kWords, int kResults, typename Results>
+  METAL_FUNC void find_next(thread const Results* results, thread Beside* beside) const {
+    const uint next = first + (lane + 1) % lanes_per_row;
+#pragma unroll
+    for (int k = 0; k < kWords; ++k) {
+#pragma unroll
+      for (int r = 0; r < kResults; ++r) {
+        beside[k * kResults + r].next =
+            from_lane(first_after<kWords>(results, k, r, lane == 0), ushort(next));
+      }
+    }
+  }
 };
 
-// Sums have scratch of their own: see threadgroup_sum.
+// Sums have scratch of their own: see threadgroup_sum. So have the words of first lanes.
 struct Threadgroup {
-  threadgroup float* scratch;
-  uint simdgroup, lane, simdgroups;
+  enum { kMostResults = 2 };
 
-  METAL_FUNC Lanes lanes() const { return {lane, kSimdWidth}; }
+  threadgroup float* scratch;
+  threadgroup uint4* firsts;
+  uint simdgroup, lane, simdgroups;
 
   template <int kWords>
   METAL_FUNC float sum(thread float* v, int which) const {
     return threadgroup_sum<kWords>(v, scratch + which * kWords * kMaxSimdgroups, simdgroup, lane,
                                    simdgroups);
   }
+
+  template <int kWords, int kResults, typename Results>
+  METAL_FUNC void find_next(thread const Results* results, thread Beside* beside) const {
+    const bool is_first = simdgroup == 0;
+#pragma unroll
+    for (int k = 0; k < kWords; ++k) {
+#pragma unroll
+      for (int r = 0; r < kResults; ++r) {
+        if (lane == 0) {
+          firsts[(k * kResults + r) * simdgroups + simdgroup] =
+              first_after<kWords>(results, k, r, is_first);
+        }
+      }
+    }
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    const uint next_simdgroup = simdgroup + 1 < simdgroups ? simdgroup + 1 : 0;
+#pragma unroll
+    for (int k = 0; k < kWords; ++k) {
+#pragma unroll
+      for (int r = 0; r < kResults; ++r) {
+        uint4 next = from_lane(results[k].words[r][0], ushort((lane + 1) % kSimdWidth));
+        if (lane == kSimdWidth - 1) {
+          next = firsts[(k * kResults + r) * simdgroups + next_simdgroup];
+        }
+        beside[k * kResults + r].next = next;
+      }
+    }
+  }
 };
 
-METAL_FUNC Threadgroup threadgroup_with(threadgroup float* scratch, uint simdgroup, uint lane,
-                                        uint simdgroups) {
+METAL_FUNC Threadgroup threadgroup_with(threadgroup float* scratch, threadgroup uint4* firsts,
+                                        uint simdgroup, uint lane, uint simdgroups) {
   Threadgroup result;
   result.scratch = scratch;
+  result.firsts = firsts;
   result.simdgroup = simdgroup;
   result.lane = lane;
   result.simdgroups = simdgroups;
@@ -67,15 +126,70 @@ struct SecondSum<Formula, 1> {
   }
 };
 
-// The results at one word. All lanes of a SIMD group come here together; with `writes` false a lane
-// is just there to complete it.
-template <typename Formula, typename T, bool kVector>
-METAL_FUNC void finish(Piece<Formula, T, kVector> piece, ValuesOf<T> x, Lanes lanes, bool writes) {
-  if (!writes) {
-    piece.dim = 0;
+// The results at a word.
+template <typename Formula, typename T>
+METAL_FUNC void finish(Piece<Formula, T, true> piece, ValuesOf<T> x, uint /*lane*/) {
+  if (piece.is_there()) {
+    piece.store(Formula::finish(piece, x));
   }
-  if (!kVector || piece.is_there()) {
-    piece.store_together(Formula::finish(piece, x), lanes);
+}
+
+// Where a row begins between boundaries, a SIMD group, all of which comes here, stores what its
+// threads have together.
+template <typename Formula, typename T>
+METAL_FUNC void finish(Piece<Formula, T, false> piece, ValuesOf<T> x, uint lane) {
+  const Packed<T, Formula::kResults> results = piece.packed(Formula::finish(piece, x));
+  Beside beside[Formula::kResults];
+#pragma unroll
+  for (int r = 0; r < Formula::kResults; ++r) {
+    beside[r] = {lane > 0, lane + 1 < kSimdWidth,
+                 from_lane(results.words[r][0], ushort((lane + 1) % kSimdWidth))};
+  }
+  piece.store_together(results, beside);
+}
+
+// The results at all words of a row, of which a thread has some. With `writes` false it is just
+// there to complete a SIMD group.
+template <typename Formula, typename T, int kWords, typename Threads>
+METAL_FUNC void finish_row(thread const Piece<Formula, T, true>* pieces,
+                           thread const ValuesOf<T>* values, Threads threads, bool writes) {
+  if (writes) {
+#pragma unroll
+    for (int k = 0; k < kWords; ++k) {
+      finish(pieces[k], values[k], threads.lane);
+    }
+  }
+}
+
+// Together with threads of other SIMD groups as well, if there are registers for all results.
+template <typename Formula, typename T, int kWords, typename Threads>
+METAL_FUNC void finish_row(thread const Piece<Formula, T, false>* pieces,
+                           thread const ValuesOf<T>* values, Threads threads, bool writes) {
+  enum { kResults = Formula::kResults };
+  if (kResults > int(Threads::kMostResults)) {
+#pragma unroll
+    for (int k = 0; k < kWords; ++k) {
+      finish(pieces[k], values[k], threads.lane);
+    }
+    return;
+  }
+  Packed<T, kResults> results[kWords];
+  Beside beside[kWords * int(kResults)];
+#pragma unroll
+  for (int k = 0; k < kWords; ++k) {
+    results[k] = pieces[k].packed(Formula::finish(pieces[k], values[k]));
+#pragma unroll
+    for (int r = 0; r < kResults; ++r) {
+      beside[k * kResults + r].before = pieces[k].word > 0;
+      beside[k * kResults + r].after = true;
+    }
+  }
+  threads.template find_next<kWords, kResults>(results, beside);
+  if (writes) {
+#pragma unroll
+    for (int k = 0; k < kWords; ++k) {
+      pieces[k].store_together(results[k], beside + k * kResults);
+    }
   }
 }
 
@@ -125,10 +239,7 @@ METAL_FUNC void norm_in_registers(thread const Tensors<T>& tensors, constant Nor
     }
     return;
   }
-#pragma unroll
-  for (int k = 0; k < kWords; ++k) {
-    finish(pieces[k], values[k], threads.lanes(), writes);
-  }
+  finish_row<Formula, T, kWords>(pieces, values, threads, writes);
 }
 
 // What of a word is kept from the first sum on: the input as it is, or what was worked out.
@@ -233,7 +344,7 @@ struct RowInMemory {
       values = summed<false>(word, first);
     }
     word.inverse_rms = last_inverse;
-    finish(word, values, threads.lanes(), true);
+    finish(word, values, threads.lane);
   }
 };
 
@@ -277,9 +388,10 @@ struct SimdRows {
     const bool active = row_in_dispatch < params.rows;
     tensors.template move_to_row<Formula>(
         params.first_row + (active ? row_in_dispatch : params.rows - 1), params);
+    const uint lane = thread_index % lanes_per_row;
     norm_in_registers<Formula, T, kWords, kVector>(
-        tensors, params, thread_index % lanes_per_row, lanes_per_row,
-        SimdgroupLanes{thread_index % lanes_per_row}, active);
+        tensors, params, lane, lanes_per_row,
+        SimdgroupLanes{lane, thread_index % kSimdWidth - lane}, active);
   }
 };
 
@@ -350,9 +462,10 @@ template <typename Formula, typename T, int kWords, bool kVector>
     uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]],
     uint simdgroups [[simdgroups_per_threadgroup]]) {
   threadgroup float scratch[SegmentOf<Formula, 0>::type::kSums * kWords * kMaxSimdgroups];
+  threadgroup uint4 firsts[kVector ? 1 : int(Threadgroup::kMostResults) * kWords * kMaxSimdgroups];
   NORM_TENSORS(tensors)
   const RowInRegisters<T, kWords, kVector> rows = {
-      thread_index, threads, threadgroup_with(scratch, simdgroup, lane, simdgroups)};
+      thread_index, threads, threadgroup_with(scratch, firsts, simdgroup, lane, simdgroups)};
   Segments<Formula>::run(rows, tensors, segments, threadgroup_index);
 }
 
@@ -363,9 +476,10 @@ template <typename Formula, typename T, bool kVector>
     uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]],
     uint simdgroups [[simdgroups_per_threadgroup]]) {
   threadgroup float scratch[SegmentOf<Formula, 0>::type::kSums * kMaxSimdgroups];
+  threadgroup uint4 firsts[1];
   NORM_TENSORS(tensors)
   const LongRow<T, kVector> rows = {thread_index, threads,
-                                    threadgroup_with(scratch, simdgroup, lane, simdgroups)};
+                                    threadgroup_with(scratch, firsts, simdgroup, lane, simdgroups)};
   Segments<Formula>::run(rows, tensors, segments, threadgroup_index);
 }
 

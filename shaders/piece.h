@@ -6,8 +6,13 @@
 
 constant uint choices [[function_constant(kChoicesConstant)]];
 
-// Which lanes store a word together: Lanes, or none beside this one.
-struct Alone {};
+// The results at a word as they are stored: of each a word, or two if it is float32 and T has 16
+// bits.
+template <typename T, int n>
+struct Packed {
+  enum { kMost = int(Element<T>::kPerWord) / int(Element<float>::kPerWord) };
+  uint4 words[n][kMost];
+};
 
 template <typename Formula, typename T, bool kVector>
 struct Piece {
@@ -129,49 +134,71 @@ struct Piece {
   }
   METAL_FUNC bool is_there() const { return word * kElements < dim; }
 
-  METAL_FUNC void store(Results<Values, Formula::kResults> results) const {
-    store_with(results, Alone());
+  static METAL_FUNC bool is_float32(int result) {
+    return tensor_type(result_types, FirstResult<Formula>::value + result) == kFloat32;
   }
 
-  // All lanes of a SIMD group come here together.
-  METAL_FUNC void store_together(Results<Values, Formula::kResults> results, Lanes lanes) const {
-    store_with(results, lanes);
-  }
-
-  template <typename Others>
-  METAL_FUNC void store_with(Results<Values, Formula::kResults> results, Others others) const {
+  METAL_FUNC Packed<T, Formula::kResults> packed(Results<Values, Formula::kResults> results) const {
+    Packed<T, Formula::kResults> packed;
 #pragma unroll
     for (int r = 0; r < Formula::kResults; ++r) {
-      const int number = FirstResult<Formula>::value + r;
-      if (tensor_type(result_types, number) == kFloat32) {
-        store_as(static_cast<device float*>(tensors->results[number]), results.values[r], others);
+      if (is_float32(r)) {
+        pack_as<float>(results.values[r], packed.words[r]);
       } else {
-        store_as(static_cast<device T*>(tensors->results[number]), results.values[r], others);
+        pack_as<T>(results.values[r], packed.words[r]);
+      }
+    }
+    return packed;
+  }
+  template <typename U>
+  static METAL_FUNC void pack_as(Values values, thread uint4* words) {
+#pragma unroll
+    for (int i = 0; i < int(kElements) / int(Element<U>::kPerWord); ++i) {
+      words[i] = Element<U>::pack(values.v + i * Element<U>::kPerWord);
+    }
+  }
+
+  METAL_FUNC void store(Results<Values, Formula::kResults> results) const {
+#pragma unroll
+    for (int r = 0; r < Formula::kResults; ++r) {
+      if (is_float32(r)) {
+        put(result<float>(r), results.values[r]);
+      } else {
+        put(result<T>(r), results.values[r]);
       }
     }
   }
-
-  // One word, or two of float32 where T has 16 bits.
-  template <typename U, typename Others>
-  METAL_FUNC void store_as(device U* row, Values values, Others others) const {
-    enum { kWords = int(Element<T>::kPerWord) / int(Element<U>::kPerWord) };
+  template <typename U>
+  METAL_FUNC void put(device U* row, Values values) const {
+    enum { kWords = int(kElements) / int(Element<U>::kPerWord) };
     uint4 words[kWords];
-#pragma unroll
-    for (int i = 0; i < kWords; ++i) {
-      words[i] = Element<U>::pack(values.v + i * Element<U>::kPerWord);
-    }
-    put<U, kWords>(row + start, words, others);
-  }
-  template <typename U, int kWords>
-  METAL_FUNC void put(device U* row, thread const uint4* words, Lanes lanes) const {
-    Access<U, kVector>::template store_together<kWords>(row, word * kWords, dim, words, lanes);
-  }
-  template <typename U, int kWords>
-  METAL_FUNC void put(device U* row, thread const uint4* words, Alone /*others*/) const {
+    pack_as<U>(values, words);
 #pragma unroll
     for (int i = 0; i < kWords; ++i) {
       Access<U, kVector>::store(row, word * kWords + i, dim, words[i]);
     }
+  }
+
+  METAL_FUNC void store_together(Packed<T, Formula::kResults> results,
+                                 thread const Beside* beside) const {
+#pragma unroll
+    for (int r = 0; r < Formula::kResults; ++r) {
+      if (is_float32(r)) {
+        put_together(result<float>(r), results.words[r], beside[r]);
+      } else {
+        put_together(result<T>(r), results.words[r], beside[r]);
+      }
+    }
+  }
+  template <typename U>
+  METAL_FUNC void put_together(device U* row, thread const uint4* words, Beside beside) const {
+    enum { kWords = int(kElements) / int(Element<U>::kPerWord) };
+    Access<U, kVector>::template store_together<kWords>(row, word * kWords, dim, words, beside);
+  }
+
+  template <typename U>
+  METAL_FUNC device U* result(int r) const {
+    return static_cast<device U*>(tensors->results[FirstResult<Formula>::value + r]) + start;
   }
 
   METAL_FUNC uint4 load_word(device const T* row) const {

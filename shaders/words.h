@@ -92,9 +92,11 @@ struct Element<bfloat> {
 
 // ---- words in memory -------------------------------------------------------------------------
 
-// The threads of a SIMD group that share a row: neighbours have neighbouring words.
-struct Lanes {
-  uint lane, count;
+// What lies beside words that neighbouring threads store together: do others store what comes
+// before and after them, and the word that comes next.
+struct Beside {
+  bool before, after;
+  uint4 next;
 };
 
 // kVector: the row starts on a boundary of what is moved at once, a word or half of one, and dim
@@ -121,14 +123,6 @@ struct Access<T, true> {
   }
   static METAL_FUNC void store(device T* row, uint word, uint /*dim*/, uint4 value) {
     reinterpret_cast<device uint4*>(row)[word] = value;
-  }
-  template <int kCount>
-  static METAL_FUNC void store_together(device T* row, uint word, uint dim,
-                                        thread const uint4* values, Lanes /*lanes*/) {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) {
-      store(row, word + i, dim, values[i]);
-    }
   }
 };
 
@@ -218,29 +212,23 @@ struct Access<T, false> {
     store_elements(row, word, 0, dim, value);
   }
 
-  static METAL_FUNC uint4 from_next_lane(uint4 word) {
-    return uint4(simd_shuffle_down(word.x, 1), simd_shuffle_down(word.y, 1),
-                 simd_shuffle_down(word.z, 1), simd_shuffle_down(word.w, 1));
-  }
-
-  // All lanes of a SIMD group come here together: each has kCount words, which follow one another.
+  // kCount words that follow one another. What is beside them is stored at the same time.
   template <int kCount>
   static METAL_FUNC void store_together(device T* row, uint word, uint dim,
-                                        thread const uint4* values, Lanes lanes) {
-    const uint4 next_lane = from_next_lane(values[0]);
+                                        thread const uint4* values, Beside beside) {
     // Elements of a word before the boundary that it is cut by; words from there to the next
     // boundary have the rest of it and as many of the word that follows.
     const uint head = (kWordBytes - misalignment(row)) / kSize % kPerWord;
-    const bool from_neighbour = lanes.lane > 0 && word * kPerWord + head <= dim;
-    if (head > 0 && !from_neighbour) {
+    const bool is_stored_before = beside.before && word * kPerWord + head <= dim;
+    if (head > 0 && !is_stored_before) {
       store_elements(row, word, 0, min(word * kPerWord + head, dim), values[0]);
     }
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
       const uint begin = (word + i) * kPerWord + head;
-      const bool has_next = head == 0 || i + 1 < kCount || lanes.lane + 1 < lanes.count;
+      const bool has_next = head == 0 || i + 1 < kCount || beside.after;
       if (has_next && begin + kPerWord <= dim) {
-        const uint4 next = i + 1 < kCount ? values[i + 1] : next_lane;
+        const uint4 next = i + 1 < kCount ? values[i + 1] : beside.next;
         *reinterpret_cast<device uint4*>(row + begin) = joined(values[i], next, head * kSize);
       } else {
         store_elements(row, word + i, begin, dim, values[i]);

@@ -111,6 +111,7 @@ def random_digests(op: Op, count: int, device: str, share: Share) -> dict[str, s
 
 
 def prepare(device: str) -> None:
+    torch.set_num_threads(1)  # there are as many processes as cores
     if device == "mps":
         metal_sim.enable()
     elif device == "cuda":

@@ -121,27 +121,43 @@ int64_t words_of_a_lane(const Rows& what, int64_t words) {
   return halves || words > kSimdWidth ? 2 : 1;
 }
 
+bool computes(const Rows& what) {
+  return choice_in(what.choices, kActivation) != kNoActivation ||
+         choice_in(what.choices, kGateActivation) != kNoGateActivation;
+}
+
+// Rows whose words are cut out of two and joined again: there is little time for more.
+bool joins_words(const Rows& what, const Plan& plan) {
+  return !plan.vector && what.dtype != DType::float32;
+}
+
 // Of a row that a threadgroup has, before there are too many threads. Enough bytes have to be on
 // their way: 8 elements of each of two rows, or 16 of one. More are worth it where they are not all
-// there is to do.
-int64_t least_words_of_a_thread(const Rows& what) {
-  const bool float32 = what.dtype == DType::float32;
+// there is to do, unless the row is alone with that.
+int64_t least_words_of_a_thread(const Rows& what, const Plan& plan) {
+  const bool float32 = what.dtype == DType::float32, few = has_few_rows(what);
   if (has_experts(what.op)) {
-    return float32 && !has_few_rows(what) ? 2 : 1;
+    return joins_words(what, plan) || (float32 && !few) ? 2 : 1;
   }
   if (rotates(what.op)) {
     return 4;
   }
-  const bool computes = choice_in(what.choices, kActivation) != kNoActivation ||
-                        choice_in(what.choices, kGateActivation) != kNoGateActivation;
-  return float32 || computes || reads_one_row(what.op) ? 2 : 1;
+  if (joins_words(what, plan)) {
+    return 1;
+  }
+  if (computes(what) && !float32) {
+    return few ? 1 : 2;
+  }
+  return float32 || reads_one_row(what.op) ? 2 : 1;
 }
 
-int64_t words_of_a_thread(const Rows& what, int64_t words) {
-  const bool wide = has_few_rows(what) || has_experts(what.op);
-  const int64_t threads = wide ? int64_t(kMaxThreads) : kManyThreads;
-  int64_t result = least_words_of_a_thread(what);
-  while (result < kMaxWordsPerThread && words > result * threads) {
+int64_t words_of_a_thread(const Rows& what, const Plan& plan, int64_t words) {
+  int64_t result = least_words_of_a_thread(what, plan);
+  const auto most_threads = [&] {
+    const bool wide = has_few_rows(what) && (computes(what) || result > 1);
+    return wide || has_experts(what.op) ? int64_t(kMaxThreads) : kManyThreads;
+  };
+  while (result < kMaxWordsPerThread && words > result * most_threads()) {
     result *= 2;
   }
   return result;
@@ -149,8 +165,10 @@ int64_t words_of_a_thread(const Rows& what, int64_t words) {
 
 Prefetch prefetch_of(const Rows& what, const Plan& plan) {
   const bool few = has_few_rows(what) || plan.kernel == KernelKind::simd;
-  if (plan.kernel == KernelKind::loop || (has_experts(what.op) && !few)) {
-    return Prefetch::nothing;  // as many words of experts are on their way
+  // As many words of experts are on their way.
+  if (plan.kernel == KernelKind::loop ||
+      ((has_experts(what.op) || joins_words(what, plan)) && !few)) {
+    return Prefetch::nothing;
   }
   const auto registers = [&](int64_t tensors) {
     const int64_t of_a_word = kWordBytes / int64_t(sizeof(uint32_t));
@@ -196,7 +214,7 @@ Plan plan_rows(const Rows& what, Access access) {
     plan.rows_per_threadgroup = plan.threads / plan.lanes_per_row;
   } else if (words <= kMaxWordsPerThread * kMaxThreads) {
     plan.kernel = KernelKind::row;
-    plan.words_per_thread = uint32_t(words_of_a_thread(what, words));
+    plan.words_per_thread = uint32_t(words_of_a_thread(what, plan, words));
     plan.threads = uint32_t(round_up(ceil_div(words, plan.words_per_thread), kSimdWidth));
   } else {
     plan.kernel = KernelKind::loop;

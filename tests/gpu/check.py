@@ -32,9 +32,15 @@ from mutants.planted import MUTANTS  # noqa: E402
 
 import gpu  # noqa: E402
 
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # of PyTorch: there are as many processes as cores
 SEPARATELY = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
-PLANTED = {"barrier": "racecheck", "scratch": "racecheck", "last-element": "memcheck"}
+PLANTED = {
+    "barrier": "racecheck",
+    "scratch": "racecheck",
+    "first-words": "racecheck",
+    "last-element": "memcheck",
+}
 
 FAULTY_CALLS = """
 import sys
@@ -64,7 +70,7 @@ def run(
             list(map(str, command)),
             stdout=file,
             stderr=subprocess.STDOUT,
-            env=os.environ | (environment or {}),
+            env=os.environ | ONE_THREAD | (environment or {}),
             cwd=gpu.ROOT,
         ).returncode
     return status, log.read_text(errors="replace")

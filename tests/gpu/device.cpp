@@ -74,7 +74,8 @@ cudaKernel_t make_pipeline(const PipelineKey& key) {
   {
     const pybind11::gil_scoped_acquire gil;
     const size_t size = table_of(key.op).segment_count * sizeof(NormParams);
-    code = compiler()(op_name(key.op), name, constants, int(kParamsBuffer), size).cast<std::string>();
+    code =
+        compiler()(op_name(key.op), name, constants, int(kParamsBuffer), size).cast<std::string>();
   }
   const cudaKernel_t kernel = load(code);
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;

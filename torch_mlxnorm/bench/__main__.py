@@ -122,7 +122,8 @@ def compile_beforehand(options: argparse.Namespace) -> None:
 
 def in_processes(arguments: list[str], jobs: int) -> None:
     command = [sys.executable, "-m", __package__, *arguments, "--compile-only"]
-    environment = os.environ | {"TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    one_thread = {"TORCHINDUCTOR_COMPILE_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | one_thread
     processes = [
         subprocess.Popen([*command, f"{job}/{jobs}"], env=environment) for job in range(jobs)
     ]
