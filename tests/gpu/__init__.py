@@ -106,10 +106,11 @@ def kernel(shader: Path, name: str, defines: Sequence[str] = ()) -> Dispatch:
     """A kernel of any shader without function constants, to be called with tensors, which are
     buffers 0, 1, ..., a number, which is the next one, threadgroups and threads of each."""
     module, program = enable(), msl.parse(_preprocess(shader, defines))
-    code = cuda_backend.generate(cuda_backend.translate(program), [name], {})
+    source = cuda_backend.generate(cuda_backend.translate(program), [name], {})
     (parameters,) = (kernel.parameters for kernel in program.kernels if kernel.name == name)
     number = max(parameter.index for parameter in parameters if parameter.kind == "buffer")
-    return functools.partial(module.dispatch, module.load(_machine_code(code, module.buffers, number, 16)))
+    code = _machine_code(source, module.buffers, number, 16)
+    return functools.partial(module.dispatch, module.load(code))
 
 
 @functools.cache
