@@ -199,8 +199,8 @@ MUTANTS = [
         "next-lane",
         "the last lane of a SIMD group writes a word with elements of its first lane, in long rows",
         "shaders/norm_kernels.h",
-        "beside[r].after = lane + 1 < kSimdWidth;",
-        "beside[r].after = true;",
+        "beside[r] = {lane > 0, lane + 1 < kSimdWidth,",
+        "beside[r] = {lane > 0, true,",
         ("test_long_rows.py", "test_layouts.py", *SIMULATED),
     ),
     Mutant(
