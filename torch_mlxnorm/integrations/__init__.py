@@ -1,0 +1,1 @@
+"""The operators in models of other libraries, by one line each."""
