@@ -13,7 +13,9 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-NAME = re.compile(r"^class (\w*(?:RMSNorm|RmsNorm|RMSNORM|LayerNorm|L2Norm|TimestepNorm)\w*)\(", re.M)
+NAME = re.compile(
+    r"^class (\w*(?:RMSNorm|RmsNorm|RMSNORM|LayerNorm|L2Norm|TimestepNorm)\w*)\(", re.M
+)
 DIM = 256
 
 

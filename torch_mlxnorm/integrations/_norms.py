@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _swap
+from ._fused import READY, Options, take_ready
 from ._probe import Dtypes, Norm, Verdict, is_called_norm, norm_of, probe
 from ._report import Entry
 
@@ -26,6 +27,8 @@ class Norms:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.verdicts: dict[Hashable, tuple[Verdict, Any]] = {}
+        # Of those that layers may fuse, by their ids.
+        self.options: dict[int, Options] = {}
         self.parents = {
             id(child): parent for parent in model.modules() for child in parent.children()
         }
@@ -58,6 +61,9 @@ class Norms:
                 yield Entry(path, name, equal=verdict.equal, reason=verdict.reason)
             return
         _swap.swap(norm.module, forward)
+        form = verdict.form
+        if form.op == "rms_norm" and not form.prepare and norm.weight in ("weight", None):
+            self.options[id(norm.module)] = Options(verdict.eps, form.options, verdict.dtypes)
         yield Entry(
             path, name, str(verdict.form), verdict.equal, verdict.launches, verdict.form.launches
         )
@@ -116,6 +122,7 @@ def _forward(norm: Norm, verdict: Verdict) -> Any:
     assert verdict.form is not None
     original, weight, dtypes = norm.function, norm.weight, verdict.dtypes
     run = verdict.form.forward(weight, verdict.eps)
+    may_be_ready = verdict.form.op == "rms_norm"
     operands = 2 if verdict.form.has_gate else 1
 
     @functools.wraps(original)
@@ -128,6 +135,8 @@ def _forward(norm: Norm, verdict: Verdict) -> Any:
             torch.is_grad_enabled() and (x.requires_grad or w.requires_grad)
         ):
             return original(self, *args)
+        if may_be_ready and READY in vars(self) and (ready := take_ready(self, x)) is not None:
+            return ready
         return run(self, *args)
 
     return forward

@@ -1,9 +1,9 @@
 """transformers: the operators in a loaded model, by one line::
 
-    from torch_mlxnorm.integrations.transformers import accelerate
+from torch_mlxnorm.integrations.transformers import accelerate
 
-    report = accelerate(model)
-    print(report)
+report = accelerate(model)
+print(report)
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import nn
 
 from torch_mlxnorm.integrations import _swap
-from torch_mlxnorm.integrations._norms import Norms
+from torch_mlxnorm.integrations._model import replace_all
 from torch_mlxnorm.integrations._report import Entry, Report
 
 __all__ = ["Entry", "Report", "accelerate", "restore"]
@@ -35,8 +35,7 @@ def accelerate(model: nn.Module) -> Report:
 
     See also :func:`restore`.
     """
-    entries = list(Norms(model).replace())
-    return Report(entries, lambda: restore(model))
+    return replace_all(model, lambda: restore(model))
 
 
 def restore(model: nn.Module) -> None:
