@@ -28,8 +28,8 @@ class FusedLayer:
     path: str
     layer: nn.Module
     fusion: Fusion
-    forward: Any
     equal: float
+    following: str | None  # the norm of the next layer that is worked out with its last sum
 
 
 class Layers:
@@ -37,6 +37,7 @@ class Layers:
 
     def __init__(self, model: nn.Module, options: dict[int, Options]) -> None:
         self.model, self.options = model, options
+        self.names = {module: name for name, module in model.named_modules()}
         self.graphs: dict[int, fx.Graph] = {}
         self.guards: dict[Any, list[str]] = {}
         self.closed: set[nn.Module] = set()
@@ -101,7 +102,8 @@ class Layers:
                 _swap.swap(layer, forward)
                 if first is not None:
                     vars(layer)[NEXT] = first
-                return FusedLayer(path, layer, fusion, forward, equal)
+                joined = first is not None and any("_and_next_" in call for call in fusion.calls)
+                return FusedLayer(path, layer, fusion, equal, self.names[first] if joined else None)
             reason = f"fused it would differ ({equal:.2%} of elements equal)"
         raise Refused(reason)
 

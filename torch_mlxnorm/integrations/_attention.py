@@ -1,0 +1,383 @@
+"""Norms of queries and keys that are rotated next: one operator for both.
+
+The attention's own code runs, but for what it calls: a norm that is held hands its input on as it
+is, and the function that rotates gets both done. Everything between them only moves elements, or
+the held tensor would not be found again, and what is not found is an error.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import itertools
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import torch_mlxnorm as mlxnorm
+
+from . import _swap
+from ._fused import Options, is_off, weight_of
+from ._layers import LEAST_EQUAL, has_hooks, is_offloaded
+from ._launches import Launches
+from ._probe import share_equal
+from ._report import Entry
+from ._trace import Refused
+
+NAMES = ("rotary", "rope")
+
+
+class _Calls(threading.local):
+    """Of attentions that run: what each one holds, by its address."""
+
+    def __init__(self) -> None:
+        self.held: list[dict[int, tuple[nn.Module, Tensor]]] = []
+
+
+_CALLS = _Calls()
+
+
+def holding(norm: nn.Module) -> FunctionType:
+    """A forward that hands its input on while an attention runs that rotates it."""
+    run = _swap.function_of(norm)
+
+    @functools.wraps(run)
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if _CALLS.held and len(args) == 1 and not kwargs:
+            _CALLS.held[-1][args[0].data_ptr()] = (self, args[0])
+            return args[0]
+        return run(self, *args, **kwargs)
+
+    return forward
+
+
+@dataclass(frozen=True)
+class Rope:
+    """How a model's function rotates: by the dtype of its tables, which decides what is rounded."""
+
+    function: Callable[..., Any]
+    tensors: int  # that it rotates: queries and keys, or one of them
+    options: dict[torch.dtype, dict[str, Any]]
+
+
+def rope_of(function: Callable[..., Any], device: torch.device, dtype: torch.dtype) -> Rope:
+    """What it does, found by calling it."""
+    names = list(inspect.signature(function).parameters)
+    if "cos" not in names or "sin" not in names or names.index("cos") not in (1, 2):
+        raise Refused(f"{function.__name__} has other arguments")
+    count = names.index("cos")
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, 64, 128, generator=generator).to(device, dtype)
+    angles = torch.randn(2, 64, 64, generator=generator).repeat(1, 1, 2).to(device)
+    unit = torch.ones(128, dtype=dtype, device=device)
+    normed = mlxnorm.rms_norm(x, unit)
+    found = {}
+    for table_dtype in dict.fromkeys((dtype, torch.float32)):
+        cos, sin = angles.cos().to(table_dtype), angles.sin().to(table_dtype)
+        theirs = function(*[normed] * count, cos, sin)
+        theirs = theirs if isinstance(theirs, Tensor) else theirs[0]
+        for interleaved, rounding in itertools.product(
+            (False, True), ("products", "once", "addcmul")
+        ):
+            options = {
+                "interleaved": interleaved,
+                "rope_rounding": rounding,
+                "full_tables": True,
+                "round_intermediates": True,
+            }
+            tables = cos.unsqueeze(1), sin.unsqueeze(1)
+            ours = mlxnorm.rms_norm_rope(x, unit, *tables, **options)
+            if share_equal(ours, theirs) >= LEAST_EQUAL:
+                found[table_dtype] = options
+                break
+    if not found:
+        raise Refused(f"no operator rotates as {function.__name__} does")
+    return Rope(function, count, found)
+
+
+def rotating(rope: Rope, options: dict[int, Options]) -> Callable[..., Any]:
+    """In the place of the function that rotates."""
+    signature = inspect.signature(rope.function)
+    count = rope.tensors
+
+    def rotate(*args: Any, **kwargs: Any) -> Any:
+        held = _CALLS.held[-1]
+        if not held:
+            return rope.function(*args, **kwargs)
+        given = signature.bind(*args, **kwargs)
+        given.apply_defaults()
+        names = list(given.arguments)
+        tensors = [given.arguments[name] for name in names[:count]]
+        found = [held.pop(tensor.data_ptr(), None) for tensor in tensors]
+        dim = given.arguments.get("unsqueeze_dim", 1)
+        tables = [given.arguments[name].unsqueeze(dim) for name in ("cos", "sin")]
+        rotated = _fused(rope, options, tensors, found, tables)
+        if rotated is None:
+            for name, tensor, entry in zip(names, tensors, found, strict=False):
+                given.arguments[name] = tensor if entry is None else _normed(tensor, *entry)
+            return rope.function(*given.args, **given.kwargs)
+        return rotated if count > 1 else rotated[0]
+
+    return rotate
+
+
+def _normed(tensor: Tensor, norm: nn.Module, held: Tensor) -> Tensor:
+    """The view `tensor` of what was held, of its norm."""
+    if tensor.shape[-1] == held.shape[-1]:
+        return _ungrouped(norm, tensor)
+    normed = _ungrouped(norm, held.contiguous())
+    if not held.is_contiguous():
+        raise RuntimeError("torch_mlxnorm: a held tensor was viewed in another way than expected")
+    return normed.as_strided(tensor.shape, tensor.stride(), 0)
+
+
+def _ungrouped(norm: nn.Module, x: Tensor) -> Tensor:
+    """The norm itself, not held again."""
+    calls, _CALLS.held = _CALLS.held, []
+    try:
+        return norm(x)
+    finally:
+        _CALLS.held = calls
+
+
+def _fused(
+    rope: Rope,
+    options: dict[int, Options],
+    tensors: list[Tensor],
+    found: list[Any],
+    tables: list[Tensor],
+) -> list[Tensor] | None:
+    """None if it has to be done one by one."""
+    if any(entry is None for entry in found):
+        return None
+    of = options[id(found[0][0])]
+    rotation = rope.options.get(tables[0].dtype)
+    if rotation is None or tables[1].dtype is not tables[0].dtype:
+        return None
+    weights = [weight_of(norm) for norm, _ in found]
+    if any(options[id(norm)] != of for norm, _ in found):
+        return None
+    for x, w in zip(tensors, weights, strict=True):
+        if x.dim() != 4 or (x.dtype, x.dtype if w is None else w.dtype) not in of.dtypes:
+            return None
+    # Results lie in memory as the code's own would: as the projections do.
+    moved = all(not x.is_contiguous() and x.transpose(1, 2).is_contiguous() for x in tensors)
+    if moved:
+        tensors = [x.transpose(1, 2) for x in tensors]
+        tables = [table.transpose(1, 2) if table.dim() == 4 else table for table in tables]
+        if any(table.dim() != 4 for table in tables):
+            return None
+    keywords = rotation | dict(of.options)
+    whole = [held.shape[-1] != x.shape[-1] for (_, held), x in zip(found, tensors, strict=True)]
+    if any(whole):
+        pairs = zip(found, tensors, strict=True)
+        heads = [x.shape[-2] * x.shape[-1] == held.shape[-1] for (_, held), x in pairs]
+        if not all(whole) or not all(heads):
+            return None
+        keywords["across_heads"] = True
+    if len(tensors) == 2 and not any(whole):
+        results = list(mlxnorm.qk_norm_rope(*tensors, *weights, *tables, of.eps, **keywords))
+    else:
+        results = [
+            mlxnorm.rms_norm_rope(x, w, *tables, of.eps, **keywords)
+            for x, w in zip(tensors, weights, strict=True)
+        ]
+    return [result.transpose(1, 2) for result in results] if moved else results
+
+
+def rebound(function: Any, name: str, value: object) -> FunctionType:
+    """The function with another value for a global."""
+    scope = dict(function.__globals__)
+    scope[name] = value
+    result = FunctionType(
+        function.__code__, scope, function.__name__, function.__defaults__, function.__closure__
+    )
+    result.__kwdefaults__ = function.__kwdefaults__
+    return result
+
+
+class Attentions:
+    """Of a model, whose norms have been replaced."""
+
+    def __init__(self, model: nn.Module, options: dict[int, Options]) -> None:
+        self.model, self.options = model, options
+        self.ropes: dict[Any, Rope] = {}
+
+    def fuse(self) -> Iterator[tuple[Entry, list[str]]]:
+        for path, attention in self.model.named_modules():
+            norms = {n: m for n, m in attention.named_children() if id(m) in self.options}
+            if not norms or _swap.is_swapped(attention):
+                continue
+            function: Any = _swap.function_of(attention)
+            name = self.rope_name(function)
+            if name is None:
+                continue
+            try:
+                yield self.fused(path, attention, norms, function, name)
+            except Refused as why:
+                yield Entry(path, type(attention).__name__, reason=str(why)), []
+
+    @staticmethod
+    def rope_name(function: Any) -> str | None:
+        """Of the global function that its code calls."""
+        code = getattr(function, "__code__", None)
+        for name in code.co_names if code is not None else ():
+            if any(part in name for part in NAMES) and callable(function.__globals__.get(name)):
+                return name
+        return None
+
+    def fused(
+        self,
+        path: str,
+        attention: nn.Module,
+        norms: dict[str, nn.Module],
+        function: Any,
+        name: str,
+    ) -> tuple[Entry, list[str]]:
+        """With the names of the norms that are part of it."""
+        for child, norm in norms.items():
+            if is_offloaded(norm):
+                raise Refused(f"the weight of {child} is offloaded")
+            if has_hooks(norm):
+                raise Refused(f"{child} has hooks")
+        parameter = next(p for p in attention.parameters() if p.is_floating_point() and p.dim() > 1)
+        if any(p.device.type == "meta" for p in attention.parameters()):
+            raise Refused("its weights are offloaded")
+        rotates = function.__globals__[name]
+        key = (rotates, parameter.device, parameter.dtype)
+        if key not in self.ropes:
+            self.ropes[key] = rope_of(rotates, parameter.device, parameter.dtype)
+        rope = self.ropes[key]
+        arguments = self.arguments(attention, function, norms, parameter)
+        rotated = self.rotated(attention, norms, function, name, arguments)
+        if not rotated:
+            raise Refused("its norms are not followed by the rotation")
+        plain = {child: vars(norm).get("forward") for child, norm in norms.items()}
+        for child in rotated:
+            _swap.swap_again(norms[child], holding(norms[child]))
+        forward = self.forward(function, rebound(function, name, rotating(rope, self.options)))
+        results, counts = [], []
+        with torch.no_grad():
+            for run in (function, forward):
+                try:
+                    with Launches() as launches:
+                        result = run(attention, **arguments())
+                except Exception as error:
+                    self.put_back(norms, plain)
+                    raise Refused(f"it does not run by itself: {error}".splitlines()[0]) from error
+                results.append(result[0] if isinstance(result, tuple) else result)
+                counts.append(launches)
+        equal = share_equal(results[1], results[0])
+        if equal < LEAST_EQUAL:
+            self.put_back(norms, plain)
+            raise Refused(f"fused it would differ ({equal:.2%} of elements equal)")
+        _swap.swap(attention, forward)
+        before, after = counts
+        ours = {n.split("::")[1]: c for n, c in after.counts.items() if n.endswith("_rope")}
+        rotation = before.total - after.total + sum(ours.values()) - len(rotated)
+        entry = Entry(
+            path, type(attention).__name__, ", ".join(ours), equal, rotation, sum(ours.values())
+        )
+        return entry, [f"{path}.{child}" for child in rotated]
+
+    @staticmethod
+    def put_back(norms: dict[str, nn.Module], plain: dict[str, Any]) -> None:
+        for child, norm in norms.items():
+            norm.forward = plain[child]
+
+    @staticmethod
+    def forward(function: Any, run: FunctionType) -> FunctionType:
+        @functools.wraps(function)
+        def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            if is_off():
+                return function(self, *args, **kwargs)
+            held: dict[int, tuple[nn.Module, Tensor]] = {}
+            _CALLS.held.append(held)
+            try:
+                result = run(self, *args, **kwargs)
+            finally:
+                _CALLS.held.pop()
+            if held:
+                raise RuntimeError(
+                    f"torch_mlxnorm: in this call {type(self).__name__} did not rotate what it had "
+                    "normalized; torch_mlxnorm.integrations.transformers.restore(model) undoes that"
+                )
+            return result
+
+        return forward
+
+    def arguments(
+        self,
+        attention: nn.Module,
+        function: Any,
+        norms: dict[str, nn.Module],
+        like: Tensor,
+    ) -> Callable[[], dict[str, Any]]:
+        """Random ones, the same in every call."""
+        head_dim = getattr(attention, "head_dim", None)
+        if head_dim is None:
+            raise Refused("it has no head_dim")
+
+        def arguments() -> dict[str, Any]:
+            generator = torch.Generator().manual_seed(0)
+            x = torch.randn(2, 16, like.shape[-1], generator=generator)
+            angles = torch.randn(2, 16, head_dim // 2, generator=generator).repeat(1, 1, 2)
+            given: dict[str, Any] = {}
+            for name, parameter in list(inspect.signature(function).parameters.items())[1:]:
+                if name == "hidden_states":
+                    given[name] = x.to(like)
+                elif name == "position_embeddings":
+                    given[name] = (angles.cos().to(like), angles.sin().to(like))
+                elif name == "shared_kv_states":
+                    given[name] = {}
+                elif parameter.default is parameter.empty and parameter.kind not in (
+                    parameter.VAR_KEYWORD,
+                    parameter.VAR_POSITIONAL,
+                ):
+                    given[name] = None
+            return given
+
+        return arguments
+
+    @torch.no_grad()
+    def rotated(
+        self,
+        attention: nn.Module,
+        norms: dict[str, nn.Module],
+        function: Any,
+        name: str,
+        arguments: Callable[[], dict[str, Any]],
+    ) -> list[str]:
+        """The norms whose results the rotation gets."""
+        results: dict[int, str] = {}
+        found: list[str] = []
+        rotates = function.__globals__[name]
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            for value in args:
+                if isinstance(value, Tensor) and value.data_ptr() in results:
+                    found.append(results[value.data_ptr()])
+            return rotates(*args, **kwargs)
+
+        def remember(child: str, result: Tensor) -> None:
+            kept.append(result)  # so that no other tensor gets its address
+            results[result.data_ptr()] = child
+
+        kept: list[Tensor] = []
+        handles = [
+            norm.register_forward_hook(lambda m, i, o, child=child: remember(child, o))
+            for child, norm in norms.items()
+        ]
+        try:
+            rebound(function, name, watched)(attention, **arguments())
+        except Exception as error:
+            raise Refused(f"it does not run by itself: {error}".splitlines()[0]) from error
+        finally:
+            for handle in handles:
+                handle.remove()
+        return list(dict.fromkeys(found))
