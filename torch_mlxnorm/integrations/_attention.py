@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import torch_mlxnorm as mlxnorm
 
 from . import _swap
-from ._fused import Options, is_off, weight_of
+from ._fused import OPTIONS, is_off, weight_of
 from ._layers import LEAST_EQUAL, has_hooks, is_offloaded
 from ._launches import Launches
 from ._probe import share_equal
@@ -100,7 +100,7 @@ def rope_of(function: Callable[..., Any], device: torch.device, dtype: torch.dty
     return Rope(function, count, found)
 
 
-def rotating(rope: Rope, options: dict[int, Options]) -> Callable[..., Any]:
+def rotating(rope: Rope) -> Callable[..., Any]:
     """In the place of the function that rotates."""
     signature = inspect.signature(rope.function)
     count = rope.tensors
@@ -116,7 +116,7 @@ def rotating(rope: Rope, options: dict[int, Options]) -> Callable[..., Any]:
         found = [held.pop(tensor.data_ptr(), None) for tensor in tensors]
         dim = given.arguments.get("unsqueeze_dim", 1)
         tables = [given.arguments[name].unsqueeze(dim) for name in ("cos", "sin")]
-        rotated = _fused(rope, options, tensors, found, tables)
+        rotated = _fused(rope, tensors, found, tables)
         if rotated is None:
             for name, tensor, entry in zip(names, tensors, found, strict=False):
                 given.arguments[name] = tensor if entry is None else _normed(tensor, *entry)
@@ -147,7 +147,6 @@ def _ungrouped(norm: nn.Module, x: Tensor) -> Tensor:
 
 def _fused(
     rope: Rope,
-    options: dict[int, Options],
     tensors: list[Tensor],
     found: list[Any],
     tables: list[Tensor],
@@ -155,12 +154,12 @@ def _fused(
     """None if it has to be done one by one."""
     if any(entry is None for entry in found):
         return None
-    of = options[id(found[0][0])]
+    of = vars(found[0][0])[OPTIONS]
     rotation = rope.options.get(tables[0].dtype)
     if rotation is None or tables[1].dtype is not tables[0].dtype:
         return None
     weights = [weight_of(norm) for norm, _ in found]
-    if any(options[id(norm)] != of for norm, _ in found):
+    if any(vars(norm)[OPTIONS] != of for norm, _ in found):
         return None
     for x, w in zip(tensors, weights, strict=True):
         if x.dim() != 4 or (x.dtype, x.dtype if w is None else w.dtype) not in of.dtypes:
@@ -204,13 +203,13 @@ def rebound(function: Any, name: str, value: object) -> FunctionType:
 class Attentions:
     """Of a model, whose norms have been replaced."""
 
-    def __init__(self, model: nn.Module, options: dict[int, Options]) -> None:
-        self.model, self.options = model, options
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
         self.ropes: dict[Any, Rope] = {}
 
     def fuse(self) -> Iterator[tuple[Entry, list[str]]]:
         for path, attention in self.model.named_modules():
-            norms = {n: m for n, m in attention.named_children() if id(m) in self.options}
+            norms = {n: m for n, m in attention.named_children() if OPTIONS in vars(m)}
             if not norms or _swap.is_swapped(attention):
                 continue
             function: Any = _swap.function_of(attention)
@@ -260,7 +259,7 @@ class Attentions:
         plain = {child: vars(norm).get("forward") for child, norm in norms.items()}
         for child in rotated:
             _swap.swap_again(norms[child], holding(norms[child]))
-        forward = self.forward(function, rebound(function, name, rotating(rope, self.options)))
+        forward = self.forward(function, rebound(function, name, rotating(rope)))
         results, counts = [], []
         with torch.no_grad():
             for run in (function, forward):

@@ -18,6 +18,7 @@ import torch_mlxnorm as mlxnorm
 from ._probe import Dtypes
 
 NEXT = "_mlxnorm_next"  # of a layer: the norm that its result goes to
+OPTIONS = "_mlxnorm_options"  # of a norm: an Options
 READY = "_mlxnorm_ready"  # of a norm: an input with its version, and the norm of that
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from . import _swap
 from ._fuse import Fusion, code_of
-from ._fused import NEXT, Options, is_off
+from ._fused import NEXT, OPTIONS, Options, is_off
 from ._probe import share_equal
 from ._report import Entry
 from ._trace import REST, Refused, guards, parameters_of, trace
@@ -33,10 +33,10 @@ class FusedLayer:
 
 
 class Layers:
-    """Of a model, whose norms have been replaced: `options` has those, by the modules' ids."""
+    """Of a model, whose norms have been replaced."""
 
-    def __init__(self, model: nn.Module, options: dict[int, Options]) -> None:
-        self.model, self.options = model, options
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
         self.names = {module: name for name, module in model.named_modules()}
         self.graphs: dict[int, fx.Graph] = {}
         self.guards: dict[Any, list[str]] = {}
@@ -59,14 +59,14 @@ class Layers:
                 continue
             layers = list(module)
             for number, layer in enumerate(layers):
-                if any(id(child) in self.options for child in layer.children()):
+                if any(OPTIONS in vars(child) for child in layer.children()):
                     following = layers[number + 1] if number + 1 < len(layers) else None
                     yield f"{path}.{number}", layer, following
 
     def opened(self, module: nn.Module) -> bool:
         """Is it part of the graph? What has a norm of its own and no lists, if it can be."""
         return module not in self.closed and any(
-            id(child) in self.options for child in module.children()
+            OPTIONS in vars(child) for child in module.children()
         )
 
     def fused(self, path: str, layer: nn.Module, following: nn.Module | None) -> Any:
@@ -78,7 +78,7 @@ class Layers:
             raise Refused(str(error)) from None
         graph = self.traced(layer, function)
         called = {node.target for node in graph.nodes if node.op == "call_module"}
-        names = {name: m for name, m in layer.named_modules() if id(m) in self.options}
+        names = {name: m for name, m in layer.named_modules() if OPTIONS in vars(m)}
         names = {name: module for name, module in names.items() if name in called}
         for name in names:
             if is_offloaded(names[name]):
@@ -86,12 +86,12 @@ class Layers:
             if has_hooks(names[name]):
                 raise Refused(f"{name} has hooks")
         first = None if following is None else self.first_norm(following)
-        options = {name: self.options[id(module)] for name, module in names.items()}
+        options = {name: vars(module)[OPTIONS] for name, module in names.items()}
         reason = "nothing in it can be fused"
         for experts in (True, False):
             fusion = Fusion(
                 copy_of(graph), options, first is not None,
-                None if first is None else self.options[id(first)],
+                None if first is None else vars(first)[OPTIONS],
             )  # fmt: skip
             fusion.run(experts=experts)
             if not fusion.calls:
@@ -133,7 +133,7 @@ class Layers:
         for user in hidden.users:
             if user.op == "call_module" and user.args == (hidden,):
                 module = layer.get_submodule(user.target)
-                if id(module) in self.options and not is_offloaded(module):
+                if OPTIONS in vars(module) and not is_offloaded(module):
                     return module
         return None
 

@@ -14,8 +14,7 @@ from ._report import Entry, Report
 
 
 def replace_all(model: nn.Module, undo: Callable[[], None]) -> Report:
-    norms = Norms(model)
-    entries = {entry.path: entry for entry in norms.replace()}
+    entries = {entry.path: entry for entry in Norms(model).replace()}
 
     def is_part_of_another(paths: Iterable[str]) -> None:
         """Their kernels are another one's now."""
@@ -23,10 +22,10 @@ def replace_all(model: nn.Module, undo: Callable[[], None]) -> Report:
             if path in entries:
                 entries[path] = dataclasses.replace(entries[path], launches_after=0)
 
-    for entry, held in Attentions(model, norms.options).fuse():
+    for entry, held in Attentions(model).fuse():
         entries[entry.path] = entry
         is_part_of_another(held)
-    for found in Layers(model, norms.options).fuse():
+    for found in Layers(model).fuse():
         if isinstance(found, Entry):
             entries[found.path] = found
             continue

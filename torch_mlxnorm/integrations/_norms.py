@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _swap
-from ._fused import READY, Options, take_ready
+from ._fused import OPTIONS, READY, Options, take_ready
 from ._probe import Dtypes, Norm, Verdict, is_called_norm, norm_of, probe
 from ._report import Entry
 
@@ -27,8 +27,6 @@ class Norms:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.verdicts: dict[Hashable, tuple[Verdict, Any]] = {}
-        # Of those that layers may fuse, by their ids.
-        self.options: dict[int, Options] = {}
         self.parents = {
             id(child): parent for parent in model.modules() for child in parent.children()
         }
@@ -63,7 +61,7 @@ class Norms:
         _swap.swap(norm.module, forward)
         form = verdict.form
         if form.op == "rms_norm" and not form.prepare and norm.weight in ("weight", None):
-            self.options[id(norm.module)] = Options(verdict.eps, form.options, verdict.dtypes)
+            vars(norm.module)[OPTIONS] = Options(verdict.eps, form.options, verdict.dtypes)
         yield Entry(
             path, name, str(verdict.form), verdict.equal, verdict.launches, verdict.form.launches
         )

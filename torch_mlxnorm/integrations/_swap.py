@@ -10,7 +10,8 @@ from torch import nn
 
 # Where accelerate's hooks keep the forward that they call.
 BEHIND_A_HOOK = "_old_forward"
-MARK = "_mlxnorm_original"
+OURS = "_mlxnorm_"  # attributes of modules
+MARK = "_mlxnorm_original"  # of functions
 
 
 class Replaced(Exception):
@@ -46,6 +47,8 @@ def swap(module: nn.Module, forward: FunctionType) -> None:
 
 def restore(module: nn.Module) -> None:
     """If it was swapped. A hook that came, or went, since then stays."""
+    for name in [name for name in vars(module) if name.startswith(OURS)]:
+        del vars(module)[name]
     for place in ("forward", BEHIND_A_HOOK):
         original = getattr(getattr(vars(module).get(place), "__func__", None), MARK, None)
         if original is None:
