@@ -61,7 +61,7 @@ class Layers:
             for number, layer in enumerate(layers):
                 if any(OPTIONS in vars(child) for child in layer.children()):
                     following = layers[number + 1] if number + 1 < len(layers) else None
-                    yield f"{path}.{number}", layer, following
+                    yield f"{path}.{number}".lstrip("."), layer, following
 
     def opened(self, module: nn.Module) -> bool:
         """Is it part of the graph? What has a norm of its own and no lists, if it can be."""
