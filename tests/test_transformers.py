@@ -186,6 +186,68 @@ def test_a_rotation_that_is_missed_is_an_error() -> None:
     assert attention.forward.__func__ is own
 
 
+@torch.no_grad()
+def run(model: nn.Module, ids: Tensor) -> Tensor:
+    return model(ids).logits
+
+
+@pytest.mark.parametrize("offloaded_first", [True, False])
+def test_offloaded_weights(offloaded_first: bool) -> None:
+    accelerate_hooks = pytest.importorskip("accelerate", reason="pip install accelerate")
+    model, ids = build("qwen3"), tokens(2, 8)
+    own, expected = run(model, ids), run(with_norms(model), ids)
+    device = torch.device("cpu")
+    if offloaded_first:
+        accelerate_hooks.cpu_offload(model, device)
+    report = accelerate(model)
+    if not offloaded_first:
+        accelerate_hooks.cpu_offload(model, device)
+    reasons = {entry.reason for entry in report.left_alone}
+    if offloaded_first:
+        assert "the weight of input_layernorm is offloaded" in reasons
+    assert len(report.replaced) >= 9
+    assert model.model.norm.weight.device.type == "meta"
+    assert torch.equal(run(model, ids), expected)
+    report.restore()
+    assert torch.equal(run(model, ids), own)
+
+
+def test_device_map() -> None:
+    accelerate_hooks = pytest.importorskip("accelerate", reason="pip install accelerate")
+    model, ids = build("qwen3"), tokens(2, 8)
+    expected = run(with_norms(model), ids)
+    accelerate_hooks.dispatch_model(model, {"": "cpu"}, force_hooks=True)
+    assert not accelerate(model).left_alone
+    assert torch.equal(run(model, ids), expected)
+
+
+@pytest.mark.parametrize("adapted_first", [True, False])
+def test_adapters(adapted_first: bool) -> None:
+    peft = pytest.importorskip("peft", reason="pip install peft")
+    results = []
+    for replace in (lambda model: list(Norms(model).replace()), accelerate):
+        model, ids = build("qwen3"), tokens(2, 8)
+        if not adapted_first:
+            replace(model)
+        config = peft.LoraConfig(target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+        torch.manual_seed(1)
+        adapted = peft.get_peft_model(model, config)
+        if adapted_first:
+            replace(adapted)
+        results.append(run(adapted, ids))
+    assert torch.equal(*results)
+    assert not torch.equal(results[0], run(with_norms(build("qwen3")), ids))
+
+
+def test_quantised_matrices() -> None:
+    quantization = pytest.importorskip("torchao.quantization", reason="pip install torchao")
+    model, ids = build("qwen3"), tokens(2, 8)
+    quantization.quantize_(model, quantization.Int8WeightOnlyConfig())
+    expected = run(with_norms(model), ids)
+    assert not accelerate(model).left_alone
+    assert torch.equal(run(model, ids), expected)
+
+
 class Odd(nn.Module):
     """A layer whose code can be made to do what cannot be fused."""
 

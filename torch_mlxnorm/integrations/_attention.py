@@ -161,9 +161,10 @@ def _fused(
     weights = [weight_of(norm) for norm, _ in found]
     if any(vars(norm)[OPTIONS] != of for norm, _ in found):
         return None
-    for x, w in zip(tensors, weights, strict=True):
-        if x.dim() != 4 or (x.dtype, x.dtype if w is None else w.dtype) not in of.dtypes:
-            return None
+    if any(x.dim() != 4 for x in tensors):
+        return None
+    if not all(of.has(norm, x) for (norm, _), x in zip(found, tensors, strict=True)):
+        return None
     # Results lie in memory as the code's own would: as the projections do.
     moved = all(not x.is_contiguous() and x.transpose(1, 2).is_contiguous() for x in tensors)
     if moved:

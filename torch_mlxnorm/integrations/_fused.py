@@ -34,13 +34,17 @@ class Options:
     def keywords(self) -> dict[str, Any]:
         return dict(self.options) | {"round_intermediates": True}
 
-    def fit(self, norm: nn.Module, x: Tensor, residual: Tensor) -> bool:
-        w = norm._parameters.get("weight", x)
-        return (
-            x.dtype is residual.dtype
-            and x.shape == residual.shape
-            and (x.dtype, x.dtype if w is None else w.dtype) in self.dtypes
-        )
+    def fit(self, x: Tensor, residual: Tensor, *norms: nn.Module) -> bool:
+        if x.dtype is not residual.dtype or x.shape != residual.shape:
+            return False
+        return all(self.has(norm, x) for norm in norms)
+
+    def has(self, norm: nn.Module, x: Tensor) -> bool:
+        """A weight that is offloaded is elsewhere until the norm itself is called."""
+        w = weight_of(norm)
+        if w is None:
+            return (x.dtype, x.dtype) in self.dtypes
+        return (x.dtype, w.dtype) in self.dtypes and w.device == x.device
 
 
 def weight_of(norm: nn.Module) -> Tensor | None:
@@ -54,7 +58,7 @@ def add_norm(of: Options, alpha: float = 1.0) -> Fused:
     keywords = of.keywords | ({"alpha": alpha} if alpha != 1.0 else {})
 
     def add_rms_norm(norm: nn.Module, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
-        if of.fit(norm, x, residual):
+        if of.fit(x, residual, norm):
             return mlxnorm.add_rms_norm(x, residual, weight_of(norm), of.eps, **keywords)
         total = residual + (x if alpha == 1.0 else x * alpha)
         return norm(total), total
@@ -68,7 +72,7 @@ def norm_add(of: Options) -> Fused:
     def rms_norm_add(
         norm: nn.Module, x: Tensor, residual: Tensor, scale: Tensor | None = None
     ) -> Tensor:
-        if of.fit(norm, x, residual):
+        if of.fit(x, residual, norm):
             weight = weight_of(norm)
             return mlxnorm.rms_norm_add(x, residual, weight, of.eps, scale=scale, **keywords)
         total = residual + norm(x)
@@ -87,7 +91,7 @@ def norm_add_norm(of: Options) -> Fused:
         residual: Tensor,
         scale: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        if of.fit(norm, x, residual):
+        if of.fit(x, residual, norm, following):
             weights = weight_of(norm), weight_of(following)
             return mlxnorm.rms_norm_add_rms_norm(
                 x, residual, *weights, of.eps, scale=scale, **keywords
@@ -105,7 +109,7 @@ def norm_add_three_norms(of: Options) -> Fused:
     def fused_post_attn_triple_norm(
         norm: nn.Module, a: nn.Module, b: nn.Module, c: nn.Module, x: Tensor, residual: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        if of.fit(norm, x, residual):
+        if of.fit(x, residual, norm, a, b, c):
             weights = map(weight_of, (norm, a, b, c))
             return mlxnorm.fused_post_attn_triple_norm(residual, x, *weights, of.eps, **keywords)
         total = residual + norm(x)
@@ -125,7 +129,7 @@ def end_of_layer(of: Options) -> Fused:
         residual: Tensor,
         scalar: Tensor,
     ) -> Tensor:
-        if of.fit(norm2, x, residual) and of.fit(norm2, branch, residual):
+        if of.fit(x, residual, norm2, norm3) and of.fit(branch, residual):
             weights = weight_of(norm2), weight_of(norm3)
             return mlxnorm.fused_post_ff_norm2_endlayer(
                 branch, x, residual, *weights, scalar, of.eps, **keywords
@@ -149,7 +153,7 @@ def end_of_moe_layer(of: Options) -> Fused:
         residual: Tensor,
         scalar: Tensor,
     ) -> Tensor:
-        if not (of.fit(norm2, branch, residual) and x.dtype is residual.dtype):
+        if not of.fit(branch, residual, norm2, norm3) or x.dtype is not residual.dtype:
             total = experts(x, indices, weights).reshape(residual.shape)
             return (residual + norm3(branch + norm2(total))) * scalar
         # As if each expert of a token were a token's only one, with weight 1: their outputs.

@@ -179,8 +179,10 @@ def copy_of(graph: fx.Graph) -> fx.Graph:
 
 
 def is_offloaded(norm: nn.Module) -> bool:
+    """Does a hook of accelerate bring its weight only when it is called?"""
     hook = getattr(norm, "_hf_hook", None)
-    return any(p.device.type == "meta" for p in norm.parameters()) or hook is not None
+    comes_late = hook is not None and getattr(hook, "offload", True)
+    return comes_late or any(p.device.type == "meta" for p in norm.parameters())
 
 
 def has_hooks(norm: nn.Module) -> bool:
