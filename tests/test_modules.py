@@ -177,3 +177,36 @@ def test_several_dimensions_compile() -> None:
     assert_same_bits(compiled(x), module(x))
     exported = torch.export.export(module, (x,)).module()
     assert_same_bits(exported(x), module(x))
+
+
+@pytest.mark.parametrize("shape", [(64,), (4, 16)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_with_a_residual(device: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    module = RMSNorm(shape, eps=1e-5, casting_mode="llama", dtype=dtype).to(device)
+    x, residual = (torch.randn(3, *shape, dtype=dtype).to(device) for _ in range(2))
+    out, total = module(x, residual)
+    assert_same_bits(total, x + residual)
+    assert_same_bits(out, module(x + residual))
+
+
+def test_errors_of_a_residual() -> None:
+    module = RMSNorm(64)
+    with pytest.raises(RuntimeError, match=r"residual must have x's shape \[3, 64\], got \[1, 64\]"):
+        module(torch.ones(3, 64), torch.ones(1, 64))
+    with pytest.raises(RuntimeError, match="last dimensions"):
+        module(torch.ones(3, 32), torch.ones(3, 32))
+
+
+def test_graph_of_a_model_with_a_residual() -> None:
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = RMSNorm(64)
+
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            out, total = self.norm(x, y)
+            return out * total
+
+    model, x, y = Model(), torch.randn(3, 64), torch.randn(3, 64)
+    with torch.no_grad():
+        assert_same_bits(torch.compile(model, backend="eager", fullgraph=True)(x, y), model(x, y))

@@ -10,7 +10,7 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
-from torch_mlxnorm.functional import CastingMode, rms_norm
+from torch_mlxnorm.functional import CastingMode, add_rms_norm, rms_norm
 
 
 @torch.fx.wrap  # a call in graphs of torch.fx, which cannot follow an if
@@ -22,6 +22,13 @@ def _check_size(x: Tensor, dims: list[int]) -> None:
             f"RMSNorm: x must have last dimensions of {list(dims)} (normalized_shape), "
             f"got shape {list(x.shape)}"
         )
+
+
+def _is_none(module: nn.Module, residual: Tensor | None) -> bool:
+    if not isinstance(residual, torch.fx.Proxy):
+        return residual is None
+    # torch.fx gives what it traces a stand-in for each argument, also for this one's default.
+    return residual.tracer.root is module
 
 
 class RMSNorm(nn.Module):
@@ -38,11 +45,16 @@ class RMSNorm(nn.Module):
         device, dtype: of the weight.
         weight_offset, casting_mode: see :func:`torch_mlxnorm.rms_norm`.
 
+    Called with ``x``, it gives ``N(x)``; with ``x, residual`` the pair ``(N(s), s)`` of the sum
+    ``s = x + residual``, both rounded as by :func:`torch_mlxnorm.add_rms_norm` with
+    ``round_intermediates``: the bits of the sum and then the norm.
+
     Shape: ``[..., *normalized_shape]`` to the same, contiguous.
 
     Raises:
         ValueError: ``normalized_shape`` has no dimension.
-        RuntimeError: at a call, the last dimensions have other sizes.
+        RuntimeError: at a call, the last dimensions have other sizes, or residual another shape or
+            device than x, or a residual under :func:`torch.jit.script`.
 
     Works under :func:`torch.compile`, :func:`torch.export.export`, :func:`torch.fx.symbolic_trace`,
     :func:`torch.jit.script` and :func:`torch.jit.trace`, with equal bits. Inference only: call it
@@ -95,7 +107,13 @@ class RMSNorm(nn.Module):
         if self.weight is not None:
             nn.init.constant_(self.weight, 1.0 - self.weight_offset)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        if torch.jit.is_scripting():  # TorchScript has one type for a result
+            if residual is not None:
+                raise RuntimeError("RMSNorm: TorchScript takes no residual")
+        else:
+            if not _is_none(self, residual):
+                return self._add(x, residual)
         several = len(self._sizes) > 1
         weight = self.weight
         if several or weight is None:  # of one dimension the operator compares a weight's
@@ -105,6 +123,26 @@ class RMSNorm(nn.Module):
         if weight is not None:
             weight = weight.flatten()
         return self._norm(x.flatten(-len(self._sizes)), weight).view(x.shape)
+
+    @torch.jit.unused
+    def _add(self, x: Tensor, residual: Tensor) -> Tensor:
+        dims = self.normalized_shape
+        _check_size(x, self._sizes)
+        if x.shape != residual.shape:
+            raise RuntimeError(
+                f"RMSNorm: residual must have x's shape {list(x.shape)}, got {list(residual.shape)}"
+            )
+        weight = None if self.weight is None else self.weight.flatten()
+        out, total = add_rms_norm(
+            x.flatten(-len(dims)),
+            residual.flatten(-len(dims)),
+            weight,
+            self.eps,
+            weight_offset=self.weight_offset,
+            casting_mode=self.casting_mode,
+            round_intermediates=True,
+        )
+        return out.view(x.shape), total.view(x.shape)  # type: ignore[return-value]
 
     def _norm(self, x: Tensor, weight: Tensor | None) -> Tensor:
         if torch.jit.is_scripting():  # it compiles the operator, but not the function
