@@ -65,11 +65,18 @@ class Rope:
     options: dict[torch.dtype, dict[str, Any]]
 
 
-def rope_of(function: Callable[..., Any], device: torch.device, dtype: torch.dtype) -> Rope:
+def signature_of(function: Callable[..., Any]) -> inspect.Signature:
+    """Of a function, or of what `kernels` makes of one: a module."""
+    return inspect.signature(function.forward if isinstance(function, nn.Module) else function)
+
+
+def rope_of(
+    function: Callable[..., Any], name: str, device: torch.device, dtype: torch.dtype
+) -> Rope:
     """What it does, found by calling it."""
-    names = list(inspect.signature(function).parameters)
+    names = list(signature_of(function).parameters)
     if "cos" not in names or "sin" not in names or names.index("cos") not in (1, 2):
-        raise Refused(f"{function.__name__} has other arguments")
+        raise Refused(f"{name} has other arguments")
     count = names.index("cos")
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 3, 64, 128, generator=generator).to(device, dtype)
@@ -96,13 +103,13 @@ def rope_of(function: Callable[..., Any], device: torch.device, dtype: torch.dty
                 found[table_dtype] = options
                 break
     if not found:
-        raise Refused(f"no operator rotates as {function.__name__} does")
+        raise Refused(f"no operator rotates as {name} does")
     return Rope(function, count, found)
 
 
 def rotating(rope: Rope) -> Callable[..., Any]:
     """In the place of the function that rotates."""
-    signature = inspect.signature(rope.function)
+    signature = signature_of(rope.function)
     count = rope.tensors
 
     def rotate(*args: Any, **kwargs: Any) -> Any:
@@ -251,7 +258,7 @@ class Attentions:
         rotates = function.__globals__[name]
         key = (rotates, parameter.device, parameter.dtype)
         if key not in self.ropes:
-            self.ropes[key] = rope_of(rotates, parameter.device, parameter.dtype)
+            self.ropes[key] = rope_of(rotates, name, parameter.device, parameter.dtype)
         rope = self.ropes[key]
         arguments = self.arguments(attention, function, norms, parameter)
         rotated = self.rotated(attention, norms, function, name, arguments)

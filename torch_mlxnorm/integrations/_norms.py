@@ -96,6 +96,17 @@ class Norms:
         return dtype, dtype
 
 
+def fitting_forward(module: nn.Module, function: Any) -> Any:
+    """Of a norm whose own forward is that function; None if nothing fits."""
+    norm = norm_of(module, function)
+    norms = Norms(module)
+    device = None if norm is None else norms._device(norm)
+    if norm is None or device is None or not has_kernels_for(device):
+        return None
+    verdict = probe(norm, norms._dtypes(norm), device)
+    return None if verdict.form is None else _forward(norm, verdict)
+
+
 def _kind(norm: Norm, own: Dtypes, device: torch.device) -> Hashable:
     """Modules of one kind give equal results for equal inputs and weights."""
     settings = []

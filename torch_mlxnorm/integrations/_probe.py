@@ -52,8 +52,8 @@ class Norm:
     has_gate: bool
 
 
-def norm_of(module: nn.Module) -> Norm | None:
-    """None if it cannot be one."""
+def norm_of(module: nn.Module, function: Callable[..., Any] | None = None) -> Norm | None:
+    """None if it cannot be one. `function` is its forward, if it is not what runs now."""
     parameters = [(name, p) for name, p in module._parameters.items() if p is not None]
     if any(True for _ in module.children()) or len(parameters) > 1:
         return None
@@ -67,7 +67,7 @@ def norm_of(module: nn.Module) -> Norm | None:
     elif weight.dim() != 1 or not weight.is_floating_point():
         return None
     try:
-        function = function_of(module)
+        function = function or function_of(module)
         signature = inspect.signature(function)
     except (Replaced, ValueError):
         return None
