@@ -22,9 +22,7 @@ def one_by_one(h: torch.Tensor) -> torch.Tensor:
 def fused(h: torch.Tensor) -> torch.Tensor:
     n = torch_mlxnorm.rms_norm(h, weights[0], eps)
     n, h = torch_mlxnorm.add_rms_norm(n @ attention, h, weights[1], eps, round_intermediates=True)
-    n, h = torch_mlxnorm.add_rms_norm(
-        F.silu(n @ mlp), h, weights[2], eps, round_intermediates=True
-    )
+    n, h = torch_mlxnorm.add_rms_norm(F.silu(n @ mlp), h, weights[2], eps, round_intermediates=True)
     return n
 
 

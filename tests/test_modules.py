@@ -191,7 +191,9 @@ def test_with_a_residual(device: str, dtype: torch.dtype, shape: tuple[int, ...]
 
 def test_errors_of_a_residual() -> None:
     module = RMSNorm(64)
-    with pytest.raises(RuntimeError, match=r"residual must have x's shape \[3, 64\], got \[1, 64\]"):
+    with pytest.raises(
+        RuntimeError, match=r"residual must have x's shape \[3, 64\], got \[1, 64\]"
+    ):
         module(torch.ones(3, 64), torch.ones(1, 64))
     with pytest.raises(RuntimeError, match="last dimensions"):
         module(torch.ones(3, 32), torch.ones(3, 32))

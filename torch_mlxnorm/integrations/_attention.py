@@ -23,8 +23,8 @@ import torch_mlxnorm as mlxnorm
 
 from . import _swap
 from ._fused import OPTIONS, is_off, weight_of
-from ._layers import LEAST_EQUAL, has_hooks, is_offloaded
 from ._launches import Launches
+from ._layers import LEAST_EQUAL, has_hooks, is_offloaded
 from ._probe import share_equal
 from ._report import Entry
 from ._trace import Refused

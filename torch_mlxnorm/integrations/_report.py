@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -78,8 +79,8 @@ class Report:
     def _rows(self) -> Iterator[str]:
         groups: dict[Any, list[Entry]] = {}
         for entry in self.entries:
-            last = entry.path.rpartition(".")[2]
-            groups.setdefault((last, entry.class_name, entry.op, entry.reason), []).append(entry)
+            place = re.sub(r"\d+", "*", entry.path)
+            groups.setdefault((place, entry.class_name, entry.op, entry.reason), []).append(entry)
         for (_, class_name, op, reason), entries in groups.items():
             first = entries[0]
             more = f" and {len(entries) - 1} more" if len(entries) > 1 else ""

@@ -21,7 +21,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from torch_mlxnorm.integrations import _swap
-from torch_mlxnorm.integrations._norms import Norms, fitting_forward
+from torch_mlxnorm.integrations._norms import fitting_forward
 
 DEVICES = ("mps", "cpu")
 FOUND = _swap.OURS + "kernel"
