@@ -8,7 +8,7 @@ DEVICE ?= auto
 VENV := .venv
 BIN := $(VENV)/bin
 FORMATTED := $(shell find csrc shaders tests torch_mlxnorm -regex '.*\.\(h\|cpp\|mm\|metal\)')
-PYTHON_FILES := setup.py torch_mlxnorm tests csrc tools
+PYTHON_FILES := setup.py torch_mlxnorm tests csrc tools examples
 
 .PHONY: help demo test fuzz stress test-arm64 test-versions test-sanitizers gpu-check mutants bench performance lint \
   format build system clean
@@ -82,7 +82,7 @@ $(VENV)/.python: pyproject.toml
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	# PyTorch first and pinned: the extension is compiled against it, without build isolation.
 	$(BIN)/pip install --quiet "$(TORCH)" "setuptools>=77"
-	$(BIN)/pip install --quiet $$($(BIN)/python tools/extras.py test lint plot $(if $(filter Linux,$(shell uname)),gpu))
+	$(BIN)/pip install --quiet $$($(BIN)/python tools/extras.py test lint plot models $(if $(filter Linux,$(shell uname)),gpu))
 	rm -f torch_mlxnorm/_build.py # of the PyTorch before
 	touch $@
 

@@ -176,7 +176,6 @@ def test_a_rotation_that_is_missed_is_an_error() -> None:
     own = type(attention).forward
     accelerate(model)
     swapped = attention.forward.__func__
-    attention.q_norm.forward.__func__  # held while the attention runs
     with pytest.raises(RuntimeError, match="did not rotate what it had normalized"):
         # As if the code rotated only sometimes.
         cells = dict(zip(swapped.__code__.co_freevars, swapped.__closure__, strict=True))

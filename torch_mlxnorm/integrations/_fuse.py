@@ -112,7 +112,7 @@ class Fusion:
         self.absorbed.update(modules)
 
     def replace_in_place(self) -> None:
-        """Of a value that has just been worked out, and has no other name, a change is a new one."""
+        """Of a value without another name, which was just worked out, a change is a new one."""
         for node in list(self.graph.nodes):
             if node.target in IN_PLACE:
                 value = node.args[0]

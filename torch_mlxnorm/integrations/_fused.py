@@ -1,7 +1,7 @@
 """What the forward of a fused layer calls: an operator in the place of several modules.
 
-Each is made for the eps, options and dtypes that its norms were found to have. Where tensors are not
-as they have to be (a residual stream of another dtype, say), the modules run one by one.
+Each is made for the eps, options and dtypes that its norms were found to have. Where tensors are
+not as they have to be (a residual stream of another dtype, say), the modules run one by one.
 """
 
 from __future__ import annotations

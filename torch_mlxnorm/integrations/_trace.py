@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import operator
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -64,12 +65,13 @@ def trace(
     opened: Callable[[nn.Module], bool],
     absent: str | None = None,
 ) -> fx.Graph:
-    """Calls of children are nodes, but for those that are `opened`. The argument `absent` is None."""
+    """Calls of children are nodes, but for those that are `opened`. Argument `absent` is None."""
     named, has_rest = parameters_of(function)
     names = [name for name in named if name != absent]
     given = [f"{name}={name}" for name in names] + ([f"{absent}=None"] if absent else [])
     given += [f"{REST}={REST}"] if has_rest else []
-    code = f"def root(self, {', '.join(names)}, {REST}):\n    return function(self, {', '.join(given)})"
+    head = f"def root(self, {', '.join(names)}, {REST}):"
+    code = f"{head}\n    return function(self, {', '.join(given)})"
     scope: dict[str, Any] = {"function": function}
     exec(code, scope)  # noqa: S102  (fx asks a function for the names of its arguments)
     root = nn.Module.__new__(type("Root", (type(layer),), {"forward": scope["root"]}))
@@ -128,6 +130,4 @@ def guards(
 def _positions(text: str) -> str:
     """Values are numbered by what is before them, an argument more or less."""
     numbers: dict[str, str] = {}
-    import re
-
     return re.sub(r"\bv\d+\b", lambda m: numbers.setdefault(m[0], f"v{len(numbers)}"), text)

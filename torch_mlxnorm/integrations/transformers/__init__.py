@@ -21,8 +21,8 @@ def accelerate(model: nn.Module) -> Report:
     """The model with its norms, and what is around them, replaced in place by operators with the
     same rounding.
 
-    - **Norms.** Each is run on random input and weights of its own dtype and device, beside what the
-      operators give. The one with at least 99.9 % equal elements takes its place.
+    - **Norms.** Each is run on random input and weights of its own dtype and device, beside what
+      the operators give. The one with at least 99.9 % equal elements takes its place.
     - **Attentions** whose norms of queries and keys are rotated next call one operator for both.
     - **Layers**, the modules of lists, are traced by `torch.fx` with their children as leaves. Sums
       of the residual stream, factors, layer scalars and the experts' sum become part of operators
