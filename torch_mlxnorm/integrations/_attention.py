@@ -11,7 +11,7 @@ import functools
 import inspect
 import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
@@ -75,9 +75,9 @@ def rope_of(
 ) -> Rope:
     """What it does, found by calling it."""
     names = list(signature_of(function).parameters)
-    if "cos" not in names or "sin" not in names or names.index("cos") not in (1, 2):
+    count = names.index("cos") if "cos" in names else 0
+    if names[count : count + 2] != ["cos", "sin"] or count not in (1, 2):
         raise Refused(f"{name} has other arguments")
-    count = names.index("cos")
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 3, 64, 128, generator=generator).to(device, dtype)
     angles = torch.randn(2, 64, 64, generator=generator).repeat(1, 1, 2).to(device)
@@ -111,23 +111,26 @@ def rotating(rope: Rope) -> Callable[..., Any]:
     """In the place of the function that rotates."""
     signature = signature_of(rope.function)
     count = rope.tensors
+    usual_dim = signature.parameters.get("unsqueeze_dim")
+    default = 1 if usual_dim is None else usual_dim.default
 
     def rotate(*args: Any, **kwargs: Any) -> Any:
         held = _CALLS.held[-1]
         if not held:
             return rope.function(*args, **kwargs)
-        given = signature.bind(*args, **kwargs)
-        given.apply_defaults()
-        names = list(given.arguments)
-        tensors = [given.arguments[name] for name in names[:count]]
+        if len(args) != count + 2 or kwargs.keys() - {"unsqueeze_dim"}:
+            given = signature.bind(*args, **kwargs)
+            args, kwargs = given.args[: count + 2], {}
+            if "unsqueeze_dim" in given.arguments:
+                kwargs = {"unsqueeze_dim": given.arguments["unsqueeze_dim"]}
+        tensors = args[:count]
         found = [held.pop(tensor.data_ptr(), None) for tensor in tensors]
-        dim = given.arguments.get("unsqueeze_dim", 1)
-        tables = [given.arguments[name].unsqueeze(dim) for name in ("cos", "sin")]
-        rotated = _fused(rope, tensors, found, tables)
+        dim = kwargs.get("unsqueeze_dim", default)
+        rotated = _fused(rope, tensors, found, [table.unsqueeze(dim) for table in args[count:]])
         if rotated is None:
-            for name, tensor, entry in zip(names, tensors, found, strict=False):
-                given.arguments[name] = tensor if entry is None else _normed(tensor, *entry)
-            return rope.function(*given.args, **given.kwargs)
+            pairs = zip(tensors, found, strict=True)
+            normed = [x if entry is None else _normed(x, *entry) for x, entry in pairs]
+            return rope.function(*normed, *args[count:], **kwargs)
         return rotated if count > 1 else rotated[0]
 
     return rotate
@@ -154,7 +157,7 @@ def _ungrouped(norm: nn.Module, x: Tensor) -> Tensor:
 
 def _fused(
     rope: Rope,
-    tensors: list[Tensor],
+    tensors: Sequence[Tensor],
     found: list[Any],
     tables: list[Tensor],
 ) -> list[Tensor] | None:
@@ -252,7 +255,10 @@ class Attentions:
                 raise Refused(f"the weight of {child} is offloaded")
             if has_hooks(norm):
                 raise Refused(f"{child} has hooks")
-        parameter = next(p for p in attention.parameters() if p.is_floating_point() and p.dim() > 1)
+        matrices = (p for p in attention.parameters() if p.is_floating_point() and p.dim() > 1)
+        parameter = next(matrices, None)
+        if parameter is None:
+            raise Refused("it has no matrix of floating-point numbers")
         if any(p.device.type == "meta" for p in attention.parameters()):
             raise Refused("its weights are offloaded")
         rotates = function.__globals__[name]

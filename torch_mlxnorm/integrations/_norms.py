@@ -39,7 +39,11 @@ class Norms:
             if norm is not None:
                 yield from self._replace(path, norm)
             elif is_called_norm(module) and not any(True for _ in module.children()):
-                yield Entry(path, type(module).__name__, reason="it is not called with x alone")
+                yield Entry(
+                    path,
+                    type(module).__name__,
+                    reason="it has more than a weight, or arguments beside x",
+                )
 
     def _replace(self, path: str, norm: Norm) -> Iterator[Entry]:
         name = type(norm.module).__name__
