@@ -247,52 +247,118 @@ def test_quantised_matrices() -> None:
     assert torch.equal(run(model, ids), expected)
 
 
-class Odd(nn.Module):
-    """A layer whose code can be made to do what cannot be fused."""
-
-    def __init__(self, kind: str) -> None:
+class Layer(nn.Module):
+    def __init__(self) -> None:
         super().__init__()
-        self.kind = kind
         self.norm, self.mlp = nn.RMSNorm(64, eps=1e-6), nn.Linear(64, 64)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, flag: bool = False) -> Tensor:
-        residual = x
-        y = self.mlp(self.norm(x))
-        if self.kind == "in place":
-            residual += y
-            return residual
-        if self.kind == "asks for a value" and flag:
-            return y
-        if self.kind == "asks for None" and mask is None:
-            return y
-        x = residual + y
+        return self.again(x + self.mlp(self.norm(x)))
+
+    def again(self, x: Tensor) -> Tensor:
         return x + self.mlp(self.norm(x))
 
 
-def odd(kind: str) -> nn.Module:
+class InPlace(Layer):
+    def forward(self, x: Tensor, mask: Tensor | None = None, flag: bool = False) -> Tensor:
+        residual = x
+        residual += self.mlp(self.norm(x))
+        return self.again(residual)
+
+
+class AsksForAValue(Layer):
+    def forward(self, x: Tensor, mask: Tensor | None = None, flag: bool = False) -> Tensor:
+        return x if flag else super().forward(x)
+
+
+class AsksForNone(Layer):
+    def forward(self, x: Tensor, mask: Tensor | None = None, flag: bool = False) -> Tensor:
+        return x if mask is None else self.again(x + self.mlp(self.norm(x)))
+
+
+class AsksForAType(Layer):
+    def forward(self, x: Tensor, mask: Tensor | None = None, flag: bool = False) -> Tensor:
+        return self.again(x[0] if isinstance(x, tuple) else x)
+
+
+class SetsAnAttribute(Layer):
+    def forward(self, x: Tensor, mask: Tensor | None = None, flag: bool = False) -> Tensor:
+        self.last = self.mlp(self.norm(x))
+        return self.again(x + self.last)
+
+
+class LooksIntoKwargs(Layer):
+    def forward(self, x: Tensor, mask: Tensor | None = None, **kwargs: object) -> Tensor:
+        if kwargs.get("flag"):
+            return x
+        return self.again(x + self.mlp(self.norm(x)))
+
+
+def model_of(layer: type[Layer]) -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.ModuleList([Odd(kind), Odd(kind)])).requires_grad_(False)
+    return nn.Sequential(nn.ModuleList([layer(), layer()])).requires_grad_(False)
 
 
-@pytest.mark.parametrize("kind", ["in place", "asks for a value"])
-def test_layers_that_are_refused(kind: str) -> None:
-    model = odd(kind)
-    x = torch.randn(3, 64)
-    expected = model[0][0](x.clone())
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "layer, reason",
+    [
+        (InPlace, "it changes x in place"),
+        (AsksForAValue, "its code asks for values"),
+        (AsksForAType, "its code asks for the type of x"),
+        (SetsAnAttribute, "its code sets attributes"),
+        (LooksIntoKwargs, "its code looks into kwargs"),
+    ],
+)
+def test_layers_that_are_refused(layer: type[Layer], reason: str) -> None:
+    model, x = model_of(layer), torch.randn(3, 64)
+    flags = (False,) if layer is InPlace else (False, True)
+    expected = [model[0][0](x.clone(), flag=flag) for flag in flags]
     report = accelerate(model)
-    reasons = [entry.reason for entry in report.left_alone]
-    assert len(reasons) == 2 and all(reasons)
-    assert torch.allclose(model[0][0](x.clone()), expected, atol=1e-5)
+    assert len(report.left_alone) == 2
+    for entry in report.left_alone:
+        assert entry.reason.startswith(reason)
+    for flag, result in zip(flags, expected, strict=True):
+        assert torch.allclose(model[0][0](x.clone(), flag=flag), result, atol=1e-5)
 
 
+class AsksAChild(Layer):
+    def forward(self, x: Tensor, mask: Tensor | None = None, flag: bool = False) -> Tensor:
+        y = self.mlp(self.norm(x))
+        return self.again(x + (y[0] if isinstance(y, tuple) else y))
+
+
+class Pair(nn.Linear):
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        return super().forward(x), None
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pair", [False, True])
+def test_a_child_whose_type_is_asked_for_is_tried(pair: bool) -> None:
+    class Asks(AsksAChild):
+        def again(self, x: Tensor) -> Tensor:
+            y = self.mlp(self.norm(x))
+            return x + (y[0] if isinstance(y, tuple) else y)
+
+    model, x = model_of(Asks), torch.randn(3, 64)
+    for layer in model[0]:
+        layer.mlp = Pair(64, 64) if pair else nn.Linear(64, 64)
+    model.requires_grad_(False)
+    expected = model[0][0](x)
+    report = accelerate(model)
+    assert len(report.left_alone) == (2 if pair else 0), str(report)
+    assert torch.allclose(model[0][0](x), expected, atol=1e-5)
+
+
+@torch.no_grad()
 def test_an_argument_that_may_be_missing_is_a_guard() -> None:
-    model = odd("asks for None")
+    model = model_of(AsksForNone)
     x, mask = torch.randn(3, 64), torch.ones(1)
     expected = model[0][0](x), model[0][0](x, mask)
     assert not accelerate(model).left_alone
-    with torch.no_grad():
-        assert torch.allclose(model[0][0](x), expected[0], atol=1e-5)
-        assert torch.allclose(model[0][0](x, mask=mask), expected[1], atol=1e-5)
+    assert torch.equal(model[0][0](x), expected[0])
+    assert torch.allclose(model[0][0](x, mask=mask), expected[1], atol=1e-5)
     assert not torch.allclose(*expected, atol=1e-3)
 
 

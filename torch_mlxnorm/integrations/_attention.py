@@ -200,17 +200,6 @@ def _fused(
     return [result.transpose(1, 2) for result in results] if moved else results
 
 
-def rebound(function: Any, name: str, value: object) -> FunctionType:
-    """The function with another value for a global."""
-    scope = dict(function.__globals__)
-    scope[name] = value
-    result = FunctionType(
-        function.__code__, scope, function.__name__, function.__defaults__, function.__closure__
-    )
-    result.__kwdefaults__ = function.__kwdefaults__
-    return result
-
-
 class Attentions:
     """Of a model, whose norms have been replaced."""
 
@@ -273,7 +262,7 @@ class Attentions:
         plain = {child: vars(norm).get("forward") for child, norm in norms.items()}
         for child in rotated:
             _swap.swap_again(norms[child], holding(norms[child]))
-        forward = self.forward(function, rebound(function, name, rotating(rope)))
+        forward = self.forward(function, _swap.rebound(function, name, rotating(rope)))
         results, counts = [], []
         with torch.no_grad():
             for run in (function, forward):
@@ -387,7 +376,7 @@ class Attentions:
             for child, norm in norms.items()
         ]
         try:
-            rebound(function, name, watched)(attention, **arguments())
+            _swap.rebound(function, name, watched)(attention, **arguments())
         except Exception as error:
             raise Refused(f"it does not run by itself: {error}".splitlines()[0]) from error
         finally:

@@ -16,7 +16,7 @@ from ._fuse import Fusion, code_of
 from ._fused import NEXT, OPTIONS, Options, is_off
 from ._probe import share_equal
 from ._report import Entry
-from ._trace import REST, Refused, guards, parameters_of, trace
+from ._trace import ASKED, REST, Refused, guards, parameters_of, trace
 
 # Of a layer beside the same with only its norms replaced.
 LEAST_EQUAL = 0.9999
@@ -262,6 +262,8 @@ def _stand_in(layer: nn.Module, graph: fx.Graph, options: dict[str, Options]) ->
         child = layer.get_submodule(node.target)
         meta = any(p.device.type == "meta" for p in child.parameters())
         if opaque.intersection(node.all_input_nodes) or meta:
+            if ASKED in node.meta:
+                raise Refused(f"its code asks for the type of what {node.target} gives")
             items = [u.args[1] for u in node.users if u.target is operator.getitem]
             state["_modules"][node.target] = _Child(max(items, default=-1) + 1)
     stand_in.__dict__ = state

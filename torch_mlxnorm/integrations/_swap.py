@@ -64,3 +64,14 @@ def swap_again(module: nn.Module, forward: FunctionType) -> None:
     original = getattr(function_of(module), MARK)
     setattr(forward, MARK, original)
     setattr(module, _place(module), MethodType(forward, module))
+
+
+def rebound(function: Any, name: str, value: object) -> FunctionType:
+    """The function with another value for a global."""
+    scope = dict(function.__globals__)
+    scope[name] = value
+    result = FunctionType(
+        function.__code__, scope, function.__name__, function.__defaults__, function.__closure__
+    )
+    result.__kwdefaults__ = function.__kwdefaults__
+    return result

@@ -6,13 +6,17 @@ beyond handing them on cannot be seen in the graph, so it is refused, or becomes
 
 from __future__ import annotations
 
+import dis
 import inspect
 import operator
 import re
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import fx, nn
+
+from ._swap import rebound
 
 REST = "_rest"  # stands for further keyword arguments, which go where the layer hands them to
 
@@ -59,6 +63,29 @@ def parameters_of(function: Callable[..., Any]) -> tuple[dict[str, inspect.Param
     return named, len(named) < len(parameters)
 
 
+QUESTIONS = {"issubclass", "hasattr", "type", "callable"}
+ASKED = "asked"  # in the meta of a node: the code wants to know its type
+
+
+def refuse_what_a_trace_cannot_see(function: Callable[..., Any]) -> None:
+    """Questions that stand-ins answer otherwise than values would."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    if code is None or function is not inspect.unwrap(function):
+        raise Refused("its forward is not a plain function")
+    if asked := QUESTIONS.intersection(code.co_names):
+        raise Refused(f"its code asks by {min(asked)}")
+    if not code.co_flags & inspect.CO_VARKEYWORDS:
+        return
+    rest = code.co_varnames[
+        code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & inspect.CO_VARARGS)
+    ]
+    steps = [step for step in dis.get_instructions(code) if step.opname != "CACHE"]
+    for step, following in zip(steps, steps[1:], strict=False):
+        reads = step.opname.startswith("LOAD_") and rest in (step.argval, str(step.argval))
+        if reads and following.opname not in ("DICT_MERGE", "CALL_FUNCTION_EX"):
+            raise Refused(f"its code looks into {rest}")
+
+
 def trace(
     layer: nn.Module,
     function: Callable[..., Any],
@@ -66,20 +93,38 @@ def trace(
     absent: str | None = None,
 ) -> fx.Graph:
     """Calls of children are nodes, but for those that are `opened`. Argument `absent` is None."""
+    refuse_what_a_trace_cannot_see(function)
     named, has_rest = parameters_of(function)
     names = [name for name in named if name != absent]
     given = [f"{name}={name}" for name in names] + ([f"{absent}=None"] if absent else [])
     given += [f"{REST}={REST}"] if has_rest else []
     head = f"def root(self, {', '.join(names)}, {REST}):"
     code = f"{head}\n    return function(self, {', '.join(given)})"
-    scope: dict[str, Any] = {"function": function}
+    asked: list[fx.Node] = []
+
+    def answer(value: object, types: Any) -> bool:
+        """As of a tensor, which the layer's probe has to bear out."""
+        if isinstance(value, fx.Proxy):
+            asked.append(value.node)
+            value = torch.empty(0)
+        return isinstance(value, types)
+
+    scope: dict[str, Any] = {"function": rebound(function, "isinstance", answer)}
     exec(code, scope)  # noqa: S102  (fx asks a function for the names of its arguments)
     root = nn.Module.__new__(type("Root", (type(layer),), {"forward": scope["root"]}))
     root.__dict__ = {key: value for key, value in vars(layer).items() if key != "forward"}
+    before = dict(vars(root))
     try:
-        return _Tracer(opened).trace(root)
+        graph = _Tracer(opened).trace(root)
     except Exception as error:
         raise Refused(f"its code asks for values: {error}".splitlines()[0]) from error
+    if any(before.get(name, root) is not value for name, value in vars(root).items()):
+        raise Refused("its code sets attributes")
+    for node in asked:
+        if node.op != "call_module":
+            raise Refused(f"its code asks for the type of {node}")
+        node.meta[ASKED] = True
+    return graph
 
 
 def text_of(graph: fx.Graph, without: str | None = None) -> str:
