@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 FORMATTED := $(shell find csrc shaders tests torch_mlxnorm -regex '.*\.\(h\|cpp\|mm\|metal\)')
 PYTHON_FILES := setup.py torch_mlxnorm tests csrc tools examples
 
-.PHONY: help demo test fuzz stress test-arm64 test-versions test-sanitizers gpu-check mutants bench performance lint \
+.PHONY: help demo test test-models fuzz stress test-arm64 test-versions test-sanitizers gpu-check mutants bench performance lint \
   format build system clean
 
 help: ## what there is to make
@@ -19,8 +19,11 @@ help: ## what there is to make
 demo: build $(if $(filter sim,$(DEVICE)),system) ## check and time every op on the shapes of public models (DEVICE=cpu|mps|sim)
 	$(BIN)/python -m torch_mlxnorm.bench.demo --device $(DEVICE)
 
-test: build system ## the whole test suite, or one op's tests (OP=rms_norm_add PYTEST_ARGS="-k bits")
-	$(BIN)/python -m pytest $(if $(OP),--op $(OP)) $(PYTEST_ARGS)
+test: build system ## the tests but those of models, or one op's (OP=rms_norm_add PYTEST_ARGS="-k bits")
+	$(BIN)/python -m pytest --ignore=tests/models $(if $(OP),--op $(OP)) $(PYTEST_ARGS)
+
+test-models: build system ## small models of transformers: accelerate, kernels, examples
+	$(BIN)/python -m pytest tests/models $(PYTEST_ARGS)
 
 N ?= 100000
 SEED ?= 0
