@@ -109,7 +109,9 @@ def kernel(shader: Path, name: str, defines: Sequence[str] = ()) -> Dispatch:
     code = cuda_backend.generate(cuda_backend.translate(program), [name], {})
     (parameters,) = (kernel.parameters for kernel in program.kernels if kernel.name == name)
     number = max(parameter.index for parameter in parameters if parameter.kind == "buffer")
-    return functools.partial(module.dispatch, module.load(_machine_code(code, module.buffers, number, 16)))
+    return functools.partial(
+        module.dispatch, module.load(_machine_code(code, module.buffers, number, 16))
+    )
 
 
 @functools.cache

@@ -150,8 +150,10 @@ def _reduced(reduction: Any, keeps: bool) -> Node | None:
     """What is reduced over the last dimension alone, which stays as one of 1 if keeps."""
     if reduction is None:
         return None
-    of, dims, keepdim = (*reduction.args, None, False)[:3]
-    keepdim = reduction.kwargs.get("keepdim", keepdim)
+    of, dims = (*reduction.args, None)[:2]
+    keepdim = (
+        reduction.args[2] if len(reduction.args) > 2 else reduction.kwargs.get("keepdim", False)
+    )
     value = tensor_of(of)
     if value is None or keepdim is not keeps or dtype_of(reduction) != torch.float32:
         return None

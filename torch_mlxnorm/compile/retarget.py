@@ -49,13 +49,9 @@ def _arguments(
         return None
     if x.layout != torch.strided or x.dim() < 1 or not (eps is None or is_number(eps)):
         return None
-    if not isinstance(normalized_shape, (tuple, list)) or len(normalized_shape) != 1:
+    if not isinstance(normalized_shape, (tuple, list)) or not isinstance(x.shape[-1], int):
         return None
-    if (
-        not isinstance(x.shape[-1], int)
-        or list(normalized_shape) != [x.shape[-1]]
-        or not x.shape[-1]
-    ):
+    if not x.shape[-1] or list(normalized_shape) != [x.shape[-1]]:
         return None
     if weight is not None and not (
         isinstance(w, Tensor)
