@@ -9,6 +9,7 @@ from torch.fx import Graph
 from torch_mlxnorm.compile.fusions import fuse
 from torch_mlxnorm.compile.norms import rewrite_norms
 from torch_mlxnorm.compile.rewriting import Rewriter, fake_mode_of
+from torch_mlxnorm.compile.rotary import fuse_rotary
 
 log = logging.getLogger("torch_mlxnorm.compile")
 
@@ -27,6 +28,7 @@ def rewrite_graph(graph: Graph, *, fusions: bool = True) -> bool:
         return False
     if fusions:
         fuse(rewriter)
+        fuse_rotary(rewriter)
     rewriter.refresh(set(graph.nodes) - before)
     graph.lint()
     return True
