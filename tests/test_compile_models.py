@@ -99,6 +99,8 @@ def test_decoding() -> None:
             caches[i] = result.past_key_values
             results.append(result.logits)
         assert torch.equal(*results)
+    with torch.no_grad():
+        assert compile_.report(ours, input_ids=IDS).norms == norms_of("Gemma 3", layers=1)
 
 
 def test_any_number_of_tokens() -> None:

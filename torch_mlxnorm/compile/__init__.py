@@ -9,10 +9,10 @@ A model's own norms, and what stands around them, are found in its graph and rep
 For inference: graphs with gradients stay as they are. :func:`report` tells what runs.
 """
 
-from torch_mlxnorm.compile.backend import backend
+from torch_mlxnorm.compile.dynamo import backend
 from torch_mlxnorm.compile.export import rewrite
 from torch_mlxnorm.compile.inductor import RetargetPass, RewritePass, inductor_options
-from torch_mlxnorm.compile.report import Report, report
+from torch_mlxnorm.compile.reporting import Report, report
 
 __all__ = [
     "Report",

@@ -27,7 +27,16 @@ def rewrite(program: ExportedProgram) -> ExportedProgram:
     new = program.run_decompositions({})
     if new is program or new.graph_module is program.graph_module:
         new = copy.deepcopy(program)
+    before = _outputs(new)
     if rewrite_graph(new.graph):
+        for old, result in zip(before, _outputs(new), strict=True):
+            if old != result:
+                new.graph_signature.replace_all_uses(old, result)
         new.graph_module.recompile()
         new.validate()
     return new
+
+
+def _outputs(program: ExportedProgram) -> list[str]:
+    """The names of the results, which the signature repeats."""
+    return [str(result) for result in program.graph.output_node().args[0]]

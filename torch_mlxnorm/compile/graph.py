@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 
-from torch.fx import Graph
+from torch.fx import Graph, Node
 
 from torch_mlxnorm.compile.fusions import fuse
+from torch_mlxnorm.compile.nodes import aten
 from torch_mlxnorm.compile.norms import rewrite_norms
 from torch_mlxnorm.compile.rewriting import Rewriter, fake_mode_of
 from torch_mlxnorm.compile.rotary import fuse_rotary
@@ -20,6 +21,7 @@ def rewrite_graph(graph: Graph, *, fusions: bool = True) -> bool:
     mode = fake_mode_of(graph)
     if mode is None:
         return False
+    _drop_assertions(graph)
     rewriter = Rewriter(graph, mode)
     before = set(graph.nodes)
     norms = rewrite_norms(rewriter)
@@ -32,3 +34,11 @@ def rewrite_graph(graph: Graph, *, fusions: bool = True) -> bool:
     rewriter.refresh(set(graph.nodes) - before)
     graph.lint()
     return True
+
+
+def _drop_assertions(graph: Graph) -> None:
+    """Exported programs say of what they cast that it has the dtype that it has. Of what a graph
+    computes that is known; inputs are asked for theirs as before."""
+    for node in graph.find_nodes(op="call_function", target=aten._assert_tensor_metadata.default):
+        if isinstance(node.args[0], Node) and node.args[0].op == "call_function":
+            graph.erase_node(node)

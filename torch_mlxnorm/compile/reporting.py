@@ -31,6 +31,9 @@ class Report(Mapping[str, int]):
     def __getitem__(self, op: str) -> int:
         return self.counts.get(op, 0)
 
+    def __contains__(self, op: object) -> bool:
+        return op in self.counts
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.counts)
 

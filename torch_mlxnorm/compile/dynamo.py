@@ -40,7 +40,8 @@ def backend(graph: GraphModule, inputs: Sequence[Tensor], **options: Any) -> Cal
         TypeError: there are options.
     """
     if options:
-        raise TypeError(f'backend "mlxnorm" takes no options, got {", ".join(options)}')
+        given = options.get("options") or options
+        raise TypeError(f'backend "mlxnorm" takes no options, got {", ".join(given)}')
     if retarget(graph.graph):
         graph.recompile()
     return aot_module_simplified(
