@@ -11,12 +11,12 @@ For inference: graphs with gradients stay as they are. :func:`report` tells what
 
 from torch_mlxnorm.compile.dynamo import backend
 from torch_mlxnorm.compile.export import rewrite
-from torch_mlxnorm.compile.inductor import RetargetPass, RewritePass, inductor_options
+from torch_mlxnorm.compile.inductor import PreparePass, RewritePass, inductor_options
 from torch_mlxnorm.compile.reporting import Report, report
 
 __all__ = [
     "Report",
-    "RetargetPass",
+    "PreparePass",
     "RewritePass",
     "backend",
     "inductor_options",

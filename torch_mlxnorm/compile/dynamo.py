@@ -12,7 +12,7 @@ from torch._functorch.aot_autograd import aot_module_simplified
 from torch.fx import GraphModule
 
 from torch_mlxnorm.compile.graph import rewrite_graph
-from torch_mlxnorm.compile.retarget import retarget
+from torch_mlxnorm.compile.prepare import prepare
 
 
 def _as_it_is(graph: GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
@@ -42,7 +42,7 @@ def backend(graph: GraphModule, inputs: Sequence[Tensor], **options: Any) -> Cal
     if options:
         given = options.get("options") or options
         raise TypeError(f'backend "mlxnorm" takes no options, got {", ".join(given)}')
-    if retarget(graph.graph):
+    if prepare(graph.graph):
         graph.recompile()
     return aot_module_simplified(
         graph,

@@ -12,7 +12,7 @@ from torch.fx import Graph
 
 from torch_mlxnorm._version import __version__
 from torch_mlxnorm.compile.graph import rewrite_graph
-from torch_mlxnorm.compile.retarget import retarget
+from torch_mlxnorm.compile.prepare import prepare
 
 # PyTorch 2.8 has none.
 _InferenceAware: Any = getattr(custom_graph_pass, "CustomInferenceAwareGraphPass", CustomGraphPass)
@@ -30,14 +30,14 @@ def _traces_inference() -> bool:
     return metadata is not None and not metadata.is_train
 
 
-class RetargetPass(CustomGraphPass):
+class PreparePass(CustomGraphPass):
     """For ``pre_grad_custom_pass``: calls of :func:`torch.nn.functional.rms_norm`."""
 
     def __call__(self, graph: Graph) -> None:
-        retarget(graph)
+        prepare(graph)
 
     def uuid(self) -> bytes:
-        return _uuid("retarget")
+        return _uuid("prepare")
 
 
 class RewritePass(_InferenceAware):
@@ -64,6 +64,6 @@ def inductor_options() -> dict[str, Any]:
         A dict that may be extended: ``pre_grad_custom_pass`` and ``post_grad_custom_pre_pass``.
     """
     return {
-        "pre_grad_custom_pass": RetargetPass(),
+        "pre_grad_custom_pass": PreparePass(),
         "post_grad_custom_pre_pass": RewritePass(),
     }

@@ -1,4 +1,4 @@
-"""Calls of PyTorch's rms_norm in a graph of Dynamo, before AOTAutograd decomposes them."""
+"""What is done to a graph of Dynamo, before AOTAutograd decomposes it."""
 
 from __future__ import annotations
 
@@ -7,27 +7,56 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import Graph, Node
+from torch.fx.experimental.symbolic_shapes import guard_scalar
 
 from torch_mlxnorm.compile.nodes import DEVICES, DTYPES, is_number
 
 _RMS_NORM = (torch.rms_norm, torch.nn.functional.rms_norm)
+_OURS = torch.ops.mlxnorm.rms_norm.default
+_SUMS = ("add", "add_", "iadd")
+_ROOTS = ("rsqrt", "rsqrt_", "sqrt", "sqrt_", "pow", "pow_")
 _MODES = (torch._C._set_grad_enabled, torch.amp.autocast_mode._enter_autocast)
 
 
-def retarget(graph: Graph) -> int:
-    """Puts ``rms_norm`` in their place where no gradient will be asked for; returns how many."""
-    calls = [n for n in graph.nodes if n.op == "call_function" and n.target in _RMS_NORM]
-    if not calls or not _is_inference(graph):
-        return 0
-    arguments = [_arguments(*node.args, **node.kwargs) for node in calls]
-    for node, found in zip(calls, arguments, strict=True):
-        if found is not None:
-            node.target, node.args, node.kwargs = torch.ops.mlxnorm.rms_norm.default, found, {}
-    return sum(found is not None for found in arguments)
+def prepare(graph: Graph) -> bool:
+    """Makes a graph of Dynamo ready to be rewritten, where no gradient will be asked for. Returns
+    whether it changed."""
+    if not _is_inference(graph):
+        return False
+    _settle_eps(graph)
+    return _retarget(graph) > 0
+
+
+def _retarget(graph: Graph) -> int:
+    """Puts ``rms_norm`` in the place of PyTorch's."""
+    found = 0
+    for node in graph.nodes:
+        if node.op == "call_function" and node.target in _RMS_NORM:
+            arguments = _arguments(*node.args, **node.kwargs)
+            if arguments is not None:
+                node.target, node.args, node.kwargs = _OURS, arguments, {}
+                found += 1
+    return found
+
+
+def _settle_eps(graph: Graph) -> None:
+    """With ``dynamic=True`` a float such as eps is an input of the graph, and the operators take
+    numbers. This adds the guard that it stays the same, where a root is taken of a sum with it."""
+    for node in graph.nodes:
+        value = _value(node)
+        if isinstance(value, torch.SymFloat) and any(
+            _name(add) in _SUMS and any(_name(root) in _ROOTS for root in add.users)
+            for add in node.users
+        ):
+            guard_scalar(value)
+
+
+def _name(node: Node) -> str:
+    return str(node.target if node.op == "call_method" else getattr(node.target, "__name__", ""))
 
 
 def _is_inference(graph: Graph) -> bool:
-    """Whether the graph is run without gradients and in the dtypes that it shows."""
+    """Whether the graph is run without gradients, and in the dtypes that it shows."""
     values = [_value(node) for node in graph.nodes]
     tensors = [value for value in values if isinstance(value, Tensor)]
     if torch.is_grad_enabled() and any(value.requires_grad for value in tensors):
