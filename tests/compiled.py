@@ -23,7 +23,7 @@ def ops_of(graph: GraphModule) -> dict[str, int]:
     return dict(Counter(names))
 
 
-def traced(function: Callable[..., Any], *inputs: Any, dynamic: bool = False) -> GraphModule:
+def traced(function: Callable[..., Any], *inputs: Any) -> GraphModule:
     """The graph of ATen of a function, as a backend of torch.compile gets it for inference."""
     graphs: list[GraphModule] = []
 
@@ -32,14 +32,14 @@ def traced(function: Callable[..., Any], *inputs: Any, dynamic: bool = False) ->
         return make_boxed_func(graph.forward)
 
     with torch.no_grad():
-        aot_function(function, fw_compiler=keep, inference_compiler=keep, dynamic=dynamic)(*inputs)
+        aot_function(function, fw_compiler=keep, inference_compiler=keep)(*inputs)
     (graph,) = graphs
     return graph
 
 
-def rewritten(function: Callable[..., Any], *inputs: Any, dynamic: bool = False) -> GraphModule:
+def rewritten(function: Callable[..., Any], *inputs: Any) -> GraphModule:
     """The same with operators."""
-    graph = traced(function, *inputs, dynamic=dynamic)
+    graph = traced(function, *inputs)
     rewrite_graph(graph.graph)
     graph.recompile()
     return graph
@@ -49,3 +49,12 @@ def run(graph: GraphModule, *inputs: Any) -> Any:
     """Its result, or a tuple of several."""
     results = graph(*inputs)
     return results[0] if len(results) == 1 else results
+
+
+def of_any_rows(function: Callable[..., Any], *inputs: Any) -> Callable[..., Any]:
+    """A function that is compiled once, whatever the second dimension of its inputs."""
+    for value in inputs:
+        if value.dim() > 1:
+            torch._dynamo.mark_dynamic(value, 1)
+    torch._dynamo.reset()
+    return torch.compile(function, backend="mlxnorm", fullgraph=True)

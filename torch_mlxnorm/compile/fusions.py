@@ -12,12 +12,14 @@ from torch_mlxnorm.compile.nodes import (
     DTYPES,
     alike,
     aten,
+    both_ways,
     broadcasts,
     cast_source,
     dtype_of,
     equal,
     factors,
     is_call,
+    is_cast_to,
     is_row,
     only_user,
     other_of,
@@ -28,14 +30,14 @@ from torch_mlxnorm.compile.nodes import (
     terms,
     viewed_rows,
 )
-from torch_mlxnorm.compile.norms import Norm, as_norm
+from torch_mlxnorm.compile.norms import Norm, activation_of, as_norm
 from torch_mlxnorm.compile.rewriting import Rewriter, ops
 
 
 def fuse(rewriter: Rewriter) -> list[Node]:
     """Returns the nodes that it put into the graph."""
     new: list[Node] = []
-    for step in (_end_of_layer, _post_norm, _pre_norm, _triple, _scaled):
+    for step in (_end_of_layer, _post_norm, _pre_norm, _triple, _gated, _scaled):
         for node in _norm_calls(rewriter):
             if not node._erased and (norm := as_norm(node)) is not None:
                 new += step(rewriter, norm)
@@ -206,7 +208,7 @@ def _weighted_sum(rewriter: Rewriter, moe_accum: Node, place: Node) -> tuple[Nod
         only_user(node) is None for node in (rounded, total, *steps, products)
     ):
         return None
-    for experts, weights in _both_ways(factors(products)):
+    for experts, weights in both_ways(factors(products)):
         experts = experts if dtype_of(experts) == dtype else cast_source(experts)
         if dtype_of(experts) != dtype or not same_shape(experts, products):
             continue
@@ -242,10 +244,6 @@ def _selects_rows(node: Any) -> bool:
     numbers, matrix = tensor_of(node.args[1][0]), tensor_of(node.args[0])
     integers = numbers is not None and numbers.dtype in (torch.int64, torch.int32)
     return integers and numbers.dim() == 1 and matrix.dim() == 2
-
-
-def _both_ways(pair: tuple[Any, Any] | None) -> list[tuple[Any, Any]]:
-    return [] if pair is None else [pair, pair[::-1]]
 
 
 def _residual_of(end: Any, part: Node) -> Node | None:
@@ -327,6 +325,25 @@ def _triple(rewriter: Rewriter, norm: Norm) -> list[Node]:
     args = (stream, *[n.weight for n in three], norm.eps)
     options = options_of(*three)
     return rewriter.fuse([n.end for n in three], ops.rms_norm_triple.default, *args, **options)
+
+
+def _gated(rewriter: Rewriter, norm: Norm) -> list[Node]:
+    """A norm times a gate that is activated in float32, the product rounded."""
+    product = only_user(norm.end)
+    gate, activation = activation_of(other_of(factors(product), norm.end))
+    if product is None or gate is None or not alike(norm.x, gate) or not _one_weight(norm):
+        return []
+    end = product
+    if dtype_of(norm.x) != torch.float32:
+        end = only_user(product)
+        if end is None or not is_cast_to(end, dtype_of(norm.x)):
+            return []
+    if dtype_of(product) != torch.float32 or not same_shape(product, norm.x):
+        return []
+    options = norm.options | {"norm_before_gate": True, "round_intermediates": True}
+    options |= {"activation": activation} if activation != "silu" else {}
+    args = (norm.x, gate, norm.weight, norm.eps)
+    return rewriter.fuse([end], ops.gated_rms_norm.default, *args, **options)
 
 
 def _scaled(rewriter: Rewriter, norm: Norm) -> list[Node]:

@@ -26,7 +26,7 @@ _CASTS = (
     aten.type_as.default,
 )
 _SAME = (aten.alias.default, aten.detach.default)
-_VIEWS = (aten.view.default, aten._unsafe_view.default, aten.reshape.default)
+VIEWS = (aten.view.default, aten._unsafe_view.default, aten.reshape.default)
 
 
 def is_call(node: Any, *targets: Any) -> TypeGuard[Node]:
@@ -188,13 +188,17 @@ def other_of(pair: tuple[Any, Any] | None, node: Node) -> Any:
     return pair[1] if pair[0] is node else pair[0]
 
 
+def both_ways(pair: tuple[Any, Any] | None) -> list[tuple[Any, Any]]:
+    return [] if pair is None else [pair, pair[::-1]]
+
+
 def only_user(node: Node) -> Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 
 def viewed_rows(node: Any) -> Node | None:
     """What node is a view of, if rows stay what they are."""
-    if not is_call(node, *_VIEWS) or not isinstance(node.args[0], Node):
+    if not is_call(node, *VIEWS) or not isinstance(node.args[0], Node):
         return None
     old, new = tensor_of(node.args[0]), tensor_of(node)
     if old is None or new is None or old.dim() < 1 or new.dim() < 1:

@@ -11,7 +11,10 @@ import torch
 from torch.fx import Node
 
 from torch_mlxnorm.compile.nodes import (
+    VIEWS,
+    alike,
     aten,
+    both_ways,
     dtype_of,
     equal,
     factors,
@@ -23,10 +26,12 @@ from torch_mlxnorm.compile.nodes import (
     only_user,
     other_of,
     same_shape,
+    same_sizes,
     same_values,
     tensor_and_number,
     tensor_of,
     terms,
+    viewed_rows,
     widened,
 )
 from torch_mlxnorm.compile.rewriting import Rewriter, ops
@@ -51,6 +56,7 @@ class Norm:
     weight: Node | None
     eps: float | None
     options: dict[str, Any] = field(default_factory=dict)
+    gate: Node | None = None
 
 
 def find_norms(rewriter: Rewriter) -> list[Norm]:
@@ -68,9 +74,11 @@ def rewrite_norms(rewriter: Rewriter) -> list[Node]:
     """Replaces all that were found by ``rms_norm``."""
     new = []
     for norm in find_norms(rewriter):
-        call = rewriter.emit(
-            norm.end, ops.rms_norm.default, norm.x, norm.weight, norm.eps, **norm.options
-        )
+        if norm.gate is None:
+            target, inputs = ops.rms_norm.default, (norm.x,)
+        else:
+            target, inputs = ops.gated_rms_norm.default, (norm.x, norm.gate)
+        call = rewriter.emit(norm.end, target, *inputs, norm.weight, norm.eps, **norm.options)
         rewriter.replace(norm.end, call)
         new.append(call)
     return new
@@ -187,18 +195,91 @@ def norms_of(root: Root) -> list[Norm] | None:
     products = _products(root)
     if products is None:
         return None
+    norms: list[Norm] = []
+    if (gated := _gated_before(root, products)) is not None:
+        return gated
     x = widened(root.x)
     if not is_ours(x):
         return None
-    norms: list[Norm] = []
     for product in products:
         found = _float32_ends(product, x) if dtype_of(x) == torch.float32 else _ends(product, x)
         if found is None:
             return None
         norms += found
+    return _with_eps(norms, root)
+
+
+def _with_eps(norms: list[Norm], root: Root) -> list[Norm]:
     for norm in norms:
         norm.eps = root.eps
     return norms
+
+
+def _gated_before(root: Root, products: list[Node]) -> list[Norm] | None:
+    """The norm of ``x * activation(gate)``, in groups of a row if it is a view."""
+    whole, group = root.x, 0
+    if is_call(whole, *VIEWS) and viewed_rows(whole) is None:
+        whole, group = whole.args[0], tensor_of(whole).shape[-1]
+        products = [view for product in products for view in product.users]
+        back = all(is_call(p, *VIEWS) and same_shape(p, whole) for p in products)
+        if not isinstance(group, int) or not back or not products:
+            return None
+        if not _cuts_rows(root.x, whole):
+            return None
+    for factor, activated in both_ways(factors(whole)):
+        gate, activation = activation_of(activated)
+        x = widened(factor)
+        if not is_ours(x) or gate is None or not alike(x, gate) or not same_shape(x, whole):
+            continue
+        single = dtype_of(x) == torch.float32
+        norms: list[Norm] = []
+        for product in products:
+            found = _float32_ends(product, x) if single else _ends(product, x)
+            if found is None or any(norm.gate is not None for norm in found):
+                return None
+            norms += found
+        for norm in norms:
+            norm.gate = gate
+            norm.options |= {"activation": activation} if activation != "silu" else {}
+            norm.options |= {"group_size": group} if group else {}
+        return _with_eps(norms, root)
+    return None
+
+
+def _cuts_rows(view: Node, whole: Node) -> bool:
+    """Whether the last dimension becomes two."""
+    old, new = tensor_of(whole).shape, tensor_of(view).shape
+    return (
+        len(new) == len(old) + 1
+        and same_sizes(new[:-2], old[:-1])
+        and equal(new[-2] * new[-1], old[-1])
+    )
+
+
+def activation_of(node: Any) -> tuple[Node | None, str]:
+    """What is activated in float32, in its own dtype, and by which function; also as Inductor
+    writes it."""
+    found: tuple[Any, str] = (None, "")
+    if is_call(node, aten.silu.default):
+        found = node.args[0], "silu"
+    elif is_call(node, aten.sigmoid.default):
+        found = node.args[0], "sigmoid"
+    elif is_call(node, aten.gelu.default) and node.kwargs.get("approximate") == "tanh":
+        found = node.args[0], "gelu_tanh"
+    elif is_call(node, aten.div.Tensor) and not node.kwargs:
+        found = node.args[0], "silu"
+        one = tensor_and_number(terms(node.args[1]))
+        exp = one[0] if one is not None and one[1] == 1 else None
+        neg = exp.args[0] if is_call(exp, aten.exp.default) else None
+        if not is_call(neg, aten.neg.default) or not same_values(neg.args[0], node.args[0]):
+            return None, ""
+    elif (pair := factors(node)) is not None:
+        for gate, sigmoid in both_ways(pair):
+            if is_call(sigmoid, aten.sigmoid.default) and same_values(sigmoid.args[0], gate):
+                found = gate, "silu"
+    if found[0] is None or dtype_of(node) != torch.float32 or dtype_of(found[0]) != torch.float32:
+        return None, ""
+    return widened(found[0]), found[1]
 
 
 def _products(root: Root) -> list[Node] | None:
@@ -273,10 +354,27 @@ def _ends(product: Node, x: Node) -> list[Norm] | None:
         found = _weight(other_of(factors(user), product), x)
         if found is None or not same_shape(user, x) or dtype_of(user) != torch.float32:
             return None
+        if (gated := _gated_after(user, x, found)) is not None:
+            norms.append(gated)
+            continue
         if not user.users or not all(is_cast_to(end, dtype) for end in user.users):
             return None
         norms += [Norm(end, x, found[0], None, _options(*found)) for end in user.users]
     return norms or None
+
+
+def _gated_after(weighed: Node, x: Node, found: tuple[Node, float]) -> Norm | None:
+    """A norm in float32 times an activated gate, rounded once."""
+    product = only_user(weighed)
+    gate, activation = activation_of(other_of(factors(product), weighed))
+    if product is None or gate is None or not alike(x, gate) or not same_shape(product, x):
+        return None
+    end = only_user(product)
+    if end is None or not is_cast_to(end, dtype_of(x)) or dtype_of(product) != torch.float32:
+        return None
+    options = _options(*found) | {"norm_before_gate": True}
+    options |= {"activation": activation} if activation != "silu" else {}
+    return Norm(end, x, found[0], None, options, gate)
 
 
 def _llama_ends(rounded: Node, x: Node) -> list[Norm]:

@@ -11,7 +11,9 @@ from torch.fx import Node
 
 from torch_mlxnorm.compile.nodes import (
     DTYPES,
+    VIEWS,
     aten,
+    both_ways,
     equal,
     factors,
     is_call,
@@ -25,8 +27,6 @@ from torch_mlxnorm.compile.nodes import (
 )
 from torch_mlxnorm.compile.norms import Norm, as_norm
 from torch_mlxnorm.compile.rewriting import Rewriter, ops
-
-_VIEWS = (aten.view.default, aten._unsafe_view.default, aten.reshape.default)
 
 
 @dataclass
@@ -66,8 +66,8 @@ def _rotation(end: Any) -> Rotation | None:
     if pair is None or not all(isinstance(part, Node) for part in pair):
         return None
     for plain, turned in (pair, pair[::-1]):
-        for y, cos in _both_ways(factors(plain)):
-            for half_turn, sin in _both_ways(factors(turned)):
+        for y, cos in both_ways(factors(plain)):
+            for half_turn, sin in both_ways(factors(turned)):
                 if not all(isinstance(n, Node) for n in (y, cos, half_turn, sin)):
                     continue
                 if not _is_half_turn(half_turn, y) or not _is_table(cos, y):
@@ -81,10 +81,6 @@ def _rotation(end: Any) -> Rotation | None:
                 if (found := _finished(end, y, cos, sin, plain, turned)) is not None:
                     return found
     return None
-
-
-def _both_ways(pair: tuple[Any, Any] | None) -> list[tuple[Any, Any]]:
-    return [] if pair is None else [pair, pair[::-1]]
 
 
 def _finished(
@@ -193,7 +189,7 @@ def _heads(y: Node) -> Heads | None:
         return None
     split = None
     norm = as_norm(node)
-    if norm is None and is_call(node, *_VIEWS):
+    if norm is None and is_call(node, *VIEWS):
         split = node
         norm = as_norm(node.args[0])
         if norm is None or not _splits_heads(node, norm):
@@ -244,8 +240,9 @@ def _table(
     rewriter: Rewriter, table: Node, dims: int, order: list[int], known: dict[tuple[Any, ...], Node]
 ) -> Node:
     """In the order of the norm's dimensions; the same node for the same table."""
+    table = _once(table, known)
     if order == list(range(dims)):
-        return _once(rewriter, table, known)
+        return table
     key = (table, *order)
     if key not in known:
         place = table.next
@@ -258,11 +255,22 @@ def _table(
     return known[key]
 
 
-def _once(rewriter: Rewriter, table: Node, known: dict[tuple[Any, ...], Node]) -> Node:
+_SHOWN_AS = (
+    aten.unsqueeze.default,
+    aten.slice.Tensor,
+    aten.select.int,
+    aten.transpose.int,
+    aten.permute.default,
+    *VIEWS,
+)
+
+
+def _once(table: Node, known: dict[tuple[Any, ...], Node]) -> Node:
     """One node for views of a table that say the same."""
-    if not is_call(table, aten.unsqueeze.default):
+    if not is_call(table, *_SHOWN_AS) or table.kwargs:
         return table
-    return known.setdefault((table.target, *table.args), table)
+    of, *rest = table.args
+    return known.setdefault((table.target, _once(of, known), str(rest)), table)
 
 
 def _side_by_side(rewriter: Rewriter) -> None:
