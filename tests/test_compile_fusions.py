@@ -62,7 +62,7 @@ def post_attention(N: Norm, a: Tensor, b: Tensor, w: Tensor, scale: Tensor) -> A
 FUSED: dict[str, tuple[Callable[..., Any], dict[str, int]]] = {
     "add, norm": (lambda N, a, b, w, s: (N(h := a + b, w), h), {"add_rms_norm": 1}),
     "add with a factor, norm": (
-        lambda N, a, b, w, s: (N(h := a + b * 0.25, w), h),
+        lambda N, a, b, w, s: (N(h := a + b * 0.22, w), h),
         {"add_rms_norm": 1},
     ),
     "norm, add": (lambda N, a, b, w, s: a + N(b, w), {"rms_norm_add": 1}),

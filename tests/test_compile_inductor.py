@@ -72,6 +72,29 @@ def test_results(way: str, dtype: torch.dtype) -> None:
         assert dict(compile_.report(ours, x)) == CALLS
 
 
+def test_on_a_device(device: str) -> None:
+    """No code is generated, so nothing is needed but the operators."""
+    model, x = Layers(torch.bfloat16).to(device), randn(3, 5, DIM, dtype=torch.bfloat16).to(device)
+    with torch.no_grad():
+        ours = torch.compile(model, backend="mlxnorm")
+        assert dict(compile_.report(ours, x)) == CALLS
+        torch.testing.assert_close(ours(x), model(x), rtol=2**-6, atol=2**-6)
+
+
+@each_way
+def test_outputs_that_are_views(way: str) -> None:
+    """Of a result that is contiguous where that of the model was not."""
+    norm, x = Norm(), randn(3, 5, DIM)
+
+    def function(x: Tensor) -> tuple[Tensor, Tensor]:
+        y = norm(x.transpose(0, 1))
+        return y, y.transpose(0, 1)
+
+    with torch.no_grad():
+        y, view = torch.compile(function, **WAYS[way])(x)
+        torch.testing.assert_close((y, view), function(x))
+
+
 @each_way
 def test_inference_mode(way: str) -> None:
     model, x = Layers(torch.float32), randn(3, 5, DIM)

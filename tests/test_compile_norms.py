@@ -303,6 +303,17 @@ def test_views_of_results() -> None:
     assert torch.equal(run(graph, x, w), expected)
 
 
+def test_as_strided() -> None:
+    """Its values depend on strides, so nothing may change them."""
+
+    def function(x: Tensor, w: Tensor) -> Tensor:
+        return torch.as_strided(FORMS["llama"][0](x.transpose(0, 1), w), (3,), (1,))
+
+    x, w = randn(2, 5, DIM), randn(DIM)
+    graph = rewritten(function, x, w)
+    assert torch.equal(run(graph, x, w), function(x, w))
+
+
 def test_what_is_written_between() -> None:
     """A norm is not moved past a write to what it reads."""
 

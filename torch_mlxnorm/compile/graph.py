@@ -7,7 +7,7 @@ import logging
 from torch.fx import Graph, Node
 
 from torch_mlxnorm.compile.fusions import fuse
-from torch_mlxnorm.compile.nodes import aten
+from torch_mlxnorm.compile.nodes import aten, reads_strides
 from torch_mlxnorm.compile.norms import rewrite_norms
 from torch_mlxnorm.compile.rewriting import Rewriter, fake_mode_of
 from torch_mlxnorm.compile.rotary import fuse_rotary
@@ -19,7 +19,7 @@ def rewrite_graph(graph: Graph, *, fusions: bool = True) -> bool:
     """Rewrites the norms of an inference graph of ATen in place, and what stands around them.
     Returns whether there were any."""
     mode = fake_mode_of(graph)
-    if mode is None:
+    if mode is None or any(reads_strides(node) for node in graph.nodes):
         return False
     _drop_assertions(graph)
     rewriter = Rewriter(graph, mode)

@@ -219,3 +219,16 @@ def mutates(node: Node) -> bool:
     return module not in ("_operator", "operator", "math", "builtins") and not getattr(
         target, "__name__", ""
     ).startswith("sym_")
+
+
+def is_random(node: Node) -> bool:
+    """Whether the order of such nodes matters."""
+    tags = getattr(node.target, "tags", ())
+    return node.op == "call_function" and torch.Tag.nondeterministic_seeded in tags
+
+
+def reads_strides(node: Node) -> bool:
+    """Whether the values of node depend on the strides of what a graph computes."""
+    if node.op != "call_function" or "as_strided" not in str(node.target):
+        return False
+    return any(read.op == "call_function" for read in node.all_input_nodes)

@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
-from torch_mlxnorm.compile.nodes import aten, mutates
+from torch_mlxnorm.compile.nodes import aten, is_random, mutates
 
 ops = torch.ops.mlxnorm
 
@@ -86,6 +86,8 @@ class Rewriter:
         needed = self._needed_after(first, read)
         if needed & set(olds) or not self.between_writes([*olds, *needed]):
             return []
+        if any(is_random(node) for node in needed):
+            return []
         for node in sorted(needed):
             first.prepend(node)
         call = self.emit(first, target, *args, **kwargs)
@@ -116,6 +118,8 @@ class Rewriter:
                 continue
             if "val" not in node.meta or "unbacked_bindings" in node.meta:
                 continue
+            if any("val" not in read.meta for read in node.all_input_nodes):
+                continue  # graphs, of operators of a higher order
             try:
                 value = self.evaluate(node)
             except (RuntimeError, ValueError):
