@@ -28,7 +28,14 @@ EGG_INFO = "torch_mlxnorm.egg-info"
 # In the sdist and not in git: written by setuptools.
 GENERATED = {"PKG-INFO", "setup.cfg"} | {
     f"{EGG_INFO}/{name}"
-    for name in ("PKG-INFO", "SOURCES.txt", "dependency_links.txt", "requires.txt", "top_level.txt")
+    for name in (
+        "PKG-INFO",
+        "SOURCES.txt",
+        "dependency_links.txt",
+        "entry_points.txt",
+        "requires.txt",
+        "top_level.txt",
+    )
 }
 # What a checkout that is worked in has besides, and no package may.
 STRAY = (
@@ -180,7 +187,14 @@ def test_the_wheel_has_nothing_else(built_package: Package) -> None:
     extension = f"torch_mlxnorm/_C{sysconfig.get_config_var('EXT_SUFFIX')}"
     plain = {f"torch_mlxnorm/bench/plain.{suffix}" for suffix in ("py", "metal", "cpp")}
     package = python | plain | {"torch_mlxnorm/py.typed", "torch_mlxnorm/_build.py", extension}
-    described = ("METADATA", "RECORD", "WHEEL", "licenses/LICENSE", "top_level.txt")
+    described = (
+        "METADATA",
+        "RECORD",
+        "WHEEL",
+        "entry_points.txt",
+        "licenses/LICENSE",
+        "top_level.txt",
+    )
     assert set(wheel) == package | {f"{about}/{name}" for name in described}
     assert metadata["License-Expression"] == "MIT"
     assert metadata["Requires-Python"] == ">=3.10"

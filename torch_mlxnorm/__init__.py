@@ -4,6 +4,9 @@ Importing the package registers the operators ``torch.ops.mlxnorm.*``; the funct
 their typed, documented front.
 """
 
+import importlib
+from types import ModuleType
+
 from torch_mlxnorm import _extension, _registrations  # noqa: F401  (registers the operators)
 from torch_mlxnorm._version import __version__
 from torch_mlxnorm.functional import (
@@ -58,3 +61,10 @@ __all__ = [
     "rms_norm_triple",
     "warm_up",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """``torch_mlxnorm.compile`` is imported when it is used: it needs Dynamo and Inductor."""
+    if name == "compile":
+        return importlib.import_module("torch_mlxnorm.compile")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
