@@ -22,7 +22,7 @@ demo: build $(if $(filter sim,$(DEVICE)),system) ## check and time every op on t
 test: build system ## the tests but those of models, or one op's (OP=rms_norm_add PYTEST_ARGS="-k bits")
 	$(BIN)/python -m pytest --ignore=tests/models $(if $(OP),--op $(OP)) $(PYTEST_ARGS)
 
-test-models: build system ## small models of transformers: accelerate, kernels, examples
+test-models: build system ## torch_mlxnorm.compile, and small models of transformers
 	$(BIN)/python -m pytest tests/models $(PYTEST_ARGS)
 
 N ?= 100000

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from tensors import type_id
 from compiled_models import FAMILIES, model_of, norms_of, with_our_norms
+from tensors import type_id
 from torch import Tensor, nn
 
 import torch_mlxnorm.compile as compile_
