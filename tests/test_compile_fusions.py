@@ -173,6 +173,15 @@ APART: dict[str, tuple[Callable[..., Any], dict[str, int]]] = {
         lambda N, a, b, w, s: (h := a + b, N(h, w), N(h, N(h, w)[0, 0])),
         {"rms_norm": 3},
     ),
+    "a norm of a norm": (lambda N, a, b, w, s: N(N(N(a, w), w), None), {"rms_norm": 3}),
+    "a norm that is a weight": (
+        lambda N, a, b, w, s: N(a, N(N(w, None), a[0, 0])),
+        {"rms_norm": 3},
+    ),
+    "norms that need one another": (
+        lambda N, a, b, w, s: (h := a + b, n := N(w, None), N(h, n), N(flat(h), N(n, w)), N(h, w)),
+        {"rms_norm": 2, "rms_norm_triple": 1},
+    ),
     "rows are cut": (
         lambda N, a, b, w, s: (h := a + b, N(h.view(2, 5, 2, DIM // 2), None)),
         {"rms_norm": 1},
