@@ -13,7 +13,7 @@ from tensors import randn, type_id
 from torch import Tensor
 
 from torch_mlxnorm import rms_norm
-from torch_mlxnorm.compile import report
+from torch_mlxnorm.compile import inductor_options, report
 
 DIM, EPS = 24, 1e-5
 DTYPES = (torch.bfloat16, torch.float32)
@@ -382,3 +382,27 @@ def test_a_gate_that_is_rounded() -> None:
     graph = rewritten(lambda x, g, w: by_hand(x, w) * silu(g), x, g, w)
     assert ops_of(graph) == {"rms_norm_mul": 1}
     assert torch.equal(run(graph, x, g, w), ours(x, w) * silu(g))
+
+
+def test_under_inductor() -> None:
+    """Whose graphs have other words for casts and activations."""
+    x, g, w, _ = arguments(torch.bfloat16)
+    q, k, *others = rotary_arguments(torch.bfloat16, 5)
+
+    def every(N: Norm) -> tuple[list[Any], list[Any]]:
+        # Each has inputs of its own, or they would share norms.
+        rotated = [
+            function(N, q * (i + 2), k * (i + 2), *others)
+            for i, (function, _) in enumerate(ROTATED.values())
+        ]
+        return rotated, [f(x * (i + 2), g, w) for i, (f, _) in enumerate(GATED.values())]
+
+    fast = torch.compile(lambda: every(by_hand), options=inductor_options(), fullgraph=True)
+    with torch.no_grad():
+        assert dict(report(fast)) == {
+            "gated_rms_norm": len(GATED),
+            "rms_norm_rope": 3,
+            "qk_norm_rope": 2,
+            "qkv_norm_rope": 1,
+        }
+        torch.testing.assert_close(fast(), every(ours), rtol=2**-6, atol=2**-6)
