@@ -13,7 +13,7 @@ from tensors import randn, type_id
 from torch import Tensor
 
 from torch_mlxnorm import rms_norm
-from torch_mlxnorm.compile import report
+from torch_mlxnorm.compile import inductor_options, report
 
 DIM, EPS = 24, 1e-5
 DTYPES = (torch.bfloat16, torch.float32)
@@ -172,6 +172,15 @@ APART: dict[str, tuple[Callable[..., Any], dict[str, int]]] = {
     "the residual is made of the norm": (
         lambda N, a, b, w, s: (h := a + b, N(h, w), N(h, N(h, w)[0, 0])),
         {"rms_norm": 3},
+    ),
+    "a norm of a norm": (lambda N, a, b, w, s: N(N(N(a, w), w), None), {"rms_norm": 3}),
+    "a norm that is a weight": (
+        lambda N, a, b, w, s: N(a, N(N(w, None), a[0, 0])),
+        {"rms_norm": 3},
+    ),
+    "norms that need one another": (
+        lambda N, a, b, w, s: (h := a + b, n := N(w, None), N(h, n), N(flat(h), N(n, w)), N(h, w)),
+        {"rms_norm": 2, "rms_norm_triple": 1},
     ),
     "rows are cut": (
         lambda N, a, b, w, s: (h := a + b, N(h.view(2, 5, 2, DIM // 2), None)),
@@ -373,3 +382,27 @@ def test_a_gate_that_is_rounded() -> None:
     graph = rewritten(lambda x, g, w: by_hand(x, w) * silu(g), x, g, w)
     assert ops_of(graph) == {"rms_norm_mul": 1}
     assert torch.equal(run(graph, x, g, w), ours(x, w) * silu(g))
+
+
+def test_under_inductor() -> None:
+    """Whose graphs have other words for casts and activations."""
+    x, g, w, _ = arguments(torch.bfloat16)
+    q, k, *others = rotary_arguments(torch.bfloat16, 5)
+
+    def every(N: Norm) -> tuple[list[Any], list[Any]]:
+        # Each has inputs of its own, or they would share norms.
+        rotated = [
+            function(N, q * (i + 2), k * (i + 2), *others)
+            for i, (function, _) in enumerate(ROTATED.values())
+        ]
+        return rotated, [f(x * (i + 2), g, w) for i, (f, _) in enumerate(GATED.values())]
+
+    fast = torch.compile(lambda: every(by_hand), options=inductor_options(), fullgraph=True)
+    with torch.no_grad():
+        assert dict(report(fast)) == {
+            "gated_rms_norm": len(GATED),
+            "rms_norm_rope": 3,
+            "qk_norm_rope": 2,
+            "qkv_norm_rope": 1,
+        }
+        torch.testing.assert_close(fast(), every(ours), rtol=2**-6, atol=2**-6)

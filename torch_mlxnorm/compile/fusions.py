@@ -125,11 +125,17 @@ def _taken_apart(rewriter: Rewriter, norm: Norm) -> Norm:
 
 
 def _ordered(stream: Node) -> list[Node]:
+    """The norms of stream, and not those that it is a weight of."""
     users = set(stream.users)
     for user in stream.users:
         if viewed_rows(user) is stream:
             users |= set(user.users)
-    return sorted(user for user in users if is_call(user, ops.rms_norm.default))
+    return sorted(
+        user
+        for user in users
+        if (norm := as_norm(user)) is not None
+        and (norm.x is stream or viewed_rows(norm.x) is stream)
+    )
 
 
 def _unviewed(rewriter: Rewriter, norm: Norm, stream: Node) -> Norm:

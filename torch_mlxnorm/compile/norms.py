@@ -66,7 +66,7 @@ def find_norms(rewriter: Rewriter) -> list[Norm]:
         found = called_norm(node)
         if found is None and (root := _root(node)) is not None:
             found = norms_of(root)
-        norms += [n for n in found or [] if rewriter.between_writes([node, n.end])]
+        norms += [n for n in found or [] if rewriter.may_replace([n.end], [n.x, n.weight, n.gate])]
     return norms
 
 

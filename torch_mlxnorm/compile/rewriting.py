@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -32,14 +32,37 @@ class Rewriter:
         self.graph = graph
         self._mode = mode
         self._barriers = [node for node in graph.nodes if mutates(node)]
+        self._new: dict[Node, Node] = {}
 
     def calls(self, *targets: Any) -> list[Node]:
         return [n for n in self.graph.nodes if n.op == "call_function" and n.target in targets]
 
-    def between_writes(self, nodes: Sequence[Node]) -> bool:
-        """Whether nothing is written from the first to the last of nodes."""
-        first, last = min(nodes), max(nodes)
+    def may_replace(self, olds: Sequence[Node], read: Any, more: Iterable[Node] = ()) -> bool:
+        """Whether nothing is written between what computes olds from the nodes that are read (and
+        more nodes). Then it does not matter when these are read."""
+        if not self._barriers:
+            return True
+        inputs: set[Node] = set()
+        map_arg(read, inputs.add)
+        between: set[Node] = set(more)
+        waiting = list(olds)
+        while waiting:
+            node = waiting.pop()
+            if node not in between | inputs and node.op == "call_function":
+                between.add(node)
+                waiting += node.all_input_nodes
+        first, last = min(between), max(between)
         return not any(first < barrier < last for barrier in self._barriers)
+
+    def current(self, arguments: Any) -> Any:
+        """Arguments, where nodes that have been replaced are those that replaced them."""
+
+        def newest(node: Node) -> Node:
+            while node in self._new:
+                node = self._new[node]
+            return node
+
+        return map_arg(arguments, newest)
 
     def evaluate(self, node: Node) -> Any:
         """The fake result of a node."""
@@ -49,7 +72,7 @@ class Rewriter:
 
     def emit(self, before: Node, target: Any, *args: Any, **kwargs: Any) -> Node:
         with self.graph.inserting_before(before):
-            node = self.graph.call_function(target, args, kwargs)
+            node = self.graph.call_function(target, *self.current((args, kwargs)))
         node.meta["val"] = self.evaluate(node)
         for key in ("stack_trace", "nn_module_stack", "source_fn_stack"):
             if key in before.meta:
@@ -65,6 +88,7 @@ class Rewriter:
 
     def replace(self, old: Node, new: Node) -> None:
         old.replace_all_uses_with(new)
+        self._new[old] = new
         self.sweep([old])
 
     def sweep(self, nodes: Sequence[Node]) -> None:
@@ -80,11 +104,12 @@ class Rewriter:
     def fuse(self, olds: Sequence[Node], target: Any, *args: Any, **kwargs: Any) -> list[Node]:
         """One call whose results replace olds, in the place of the first of them. What the call
         reads is moved before that place. Nothing, where a result would be needed to compute it."""
+        args, kwargs = self.current((args, kwargs))
         first = min(olds)
         read: list[Node] = []
         map_arg((args, kwargs), read.append)
         needed = self._needed_after(first, read)
-        if needed & set(olds) or not self.between_writes([*olds, *needed]):
+        if needed & set(olds) or not self.may_replace(olds, read, needed):
             return []
         if any(is_random(node) for node in needed):
             return []
@@ -97,6 +122,7 @@ class Rewriter:
             results = [self.emit(first, operator.getitem, call, i) for i in range(len(olds))]
         for old, new in zip(olds, results, strict=True):
             old.replace_all_uses_with(new)
+            self._new[old] = new
         self.sweep(list(olds))
         return results
 

@@ -217,7 +217,7 @@ def _rotate(
     rewriter: Rewriter, rotation: Rotation, heads: Heads, tables: dict[tuple[Any, ...], Node]
 ) -> None:
     norm, end = heads.norm, rotation.end
-    if not rewriter.between_writes([norm.end, end]):
+    if not rewriter.may_replace([end], [norm.x, norm.weight, rotation.cos, rotation.sin]):
         return
     dims = tensor_of(rotation.y).dim()
     back = [heads.order.index(i) for i in range(dims)]
