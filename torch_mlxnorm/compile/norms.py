@@ -91,7 +91,9 @@ def called_norm(node: Any) -> list[Norm] | None:
     x, shape, weight, eps = (*node.args, *[None] * (4 - len(node.args)))
     weight, eps = node.kwargs.get("weight", weight), node.kwargs.get("eps", eps)
     end = node
-    if node.target is aten._fused_rms_norm.default:
+    if isinstance(shape, int):  # _fused_rms_norm before PyTorch 2.9: a number of dimensions
+        shape = list(tensor_of(x).shape[-1:]) if shape == 1 and is_ours(x) else []
+    elif node.target is aten._fused_rms_norm.default:
         end = only_user(node)
         if not is_call(end, operator.getitem) or end.args[1] != 0:
             return None  # the inverse rms is wanted as well
