@@ -290,6 +290,17 @@ def test_ranks(shape: tuple[int, ...]) -> None:
     assert torch.equal(run(graph, x, w), rms_norm(x, w, EPS, casting_mode="llama"))
 
 
+@pytest.mark.parametrize("shape", [(1, 1, DIM), (5, DIM), (1, DIM)], ids=str)
+@pytest.mark.parametrize("form", ["llama", "gemma"])
+def test_weights_that_broadcast(shape: tuple[int, ...], form: str) -> None:
+    """One for each head, for example."""
+    norm, options = FORMS[form]
+    x, w = randn(2, 5, DIM, dtype=torch.bfloat16), randn(*shape, dtype=torch.bfloat16)
+    graph = rewritten(norm, x, w)
+    assert ops_of(graph) == {"rms_norm": 1}
+    assert torch.equal(run(graph, x, w), rms_norm(x, w, EPS, **options))
+
+
 def test_a_weight_that_is_no_row() -> None:
     """A matrix multiplies after the norm."""
     x, w = randn(5, DIM), randn(5, DIM)
