@@ -158,6 +158,14 @@ def test_pytorchs_own(dtype: torch.dtype, eps: float | None, has_weight: bool) -
     assert torch.equal(run(graph, x, w), rms_norm(x, w if has_weight else None, eps))
 
 
+# Before PyTorch 2.9 it had another signature, and one result.
+two_results = pytest.mark.skipif(
+    len(torch.ops.aten._fused_rms_norm.default._schema.returns) < 2,
+    reason="aten._fused_rms_norm of this PyTorch has one result",
+)
+
+
+@two_results
 @each_dtype
 def test_fused_rms_norm(dtype: torch.dtype) -> None:
     """As it stands in graphs on MPS."""
@@ -167,6 +175,7 @@ def test_fused_rms_norm(dtype: torch.dtype) -> None:
     assert torch.equal(run(graph, x, w), rms_norm(x, w, EPS))
 
 
+@two_results
 def test_inverse_rms_that_is_wanted_as_well() -> None:
     graph = rewritten(
         lambda x, w: torch.ops.aten._fused_rms_norm(x, [DIM], w, EPS), *inputs(DTYPES[1])
@@ -279,6 +288,17 @@ def test_ranks(shape: tuple[int, ...]) -> None:
     graph = rewritten(FORMS["llama"][0], x, w)
     assert ops_of(graph) == {"rms_norm": 1}
     assert torch.equal(run(graph, x, w), rms_norm(x, w, EPS, casting_mode="llama"))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, DIM), (5, DIM), (1, DIM)], ids=str)
+@pytest.mark.parametrize("form", ["llama", "gemma"])
+def test_weights_that_broadcast(shape: tuple[int, ...], form: str) -> None:
+    """One for each head, for example."""
+    norm, options = FORMS[form]
+    x, w = randn(2, 5, DIM, dtype=torch.bfloat16), randn(*shape, dtype=torch.bfloat16)
+    graph = rewritten(norm, x, w)
+    assert ops_of(graph) == {"rms_norm": 1}
+    assert torch.equal(run(graph, x, w), rms_norm(x, w, EPS, **options))
 
 
 def test_a_weight_that_is_no_row() -> None:

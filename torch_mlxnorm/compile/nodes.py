@@ -116,6 +116,14 @@ def is_row(operand: Any, to: Any) -> bool:
     return broadcasts(operand, to) and operand.meta["val"].dim() == 1
 
 
+def is_weight(operand: Any, to: Any) -> bool:
+    """A weight, perhaps one for each head, and no tensor of activations."""
+    if not broadcasts(operand, to):
+        return False
+    value = operand.meta["val"]
+    return value.dim() < to.meta["val"].dim() or all(equal(size, 1) for size in value.shape[:-1])
+
+
 def source(node: Any) -> Any:
     """What node is another name of."""
     while is_call(node, *_SAME):

@@ -23,6 +23,7 @@ from torch_mlxnorm.compile.nodes import (
     is_number,
     is_ours,
     is_row,
+    is_weight,
     only_user,
     other_of,
     same_shape,
@@ -91,7 +92,9 @@ def called_norm(node: Any) -> list[Norm] | None:
     x, shape, weight, eps = (*node.args, *[None] * (4 - len(node.args)))
     weight, eps = node.kwargs.get("weight", weight), node.kwargs.get("eps", eps)
     end = node
-    if node.target is aten._fused_rms_norm.default:
+    if isinstance(shape, int):  # _fused_rms_norm before PyTorch 2.9: a number of dimensions
+        shape = list(tensor_of(x).shape[-1:]) if shape == 1 and is_ours(x) else []
+    elif node.target is aten._fused_rms_norm.default:
         end = only_user(node)
         if not is_call(end, operator.getitem) or end.args[1] != 0:
             return None  # the inverse rms is wanted as well
@@ -318,7 +321,7 @@ def _weight(factor: Any, x: Node) -> tuple[Node, float] | None:
         if dtype_of(factor) == torch.float32:
             factor, offset = moved
     weight = widened(factor)
-    return (weight, offset) if is_row(weight, x) else None
+    return (weight, offset) if is_weight(weight, x) else None
 
 
 def _options(weight: Node | None, offset: float, llama: bool = False) -> dict[str, Any]:
@@ -386,7 +389,7 @@ def _llama_ends(rounded: Node, x: Node) -> list[Norm]:
         factor = other_of(factors(user), rounded)
         end = user
         found = None
-        if is_row(factor, x) and same_shape(user, x):
+        if is_weight(factor, x) and same_shape(user, x):
             if dtype_of(user) == dtype and dtype_of(factor) == dtype:
                 found = factor, 0.0
             elif (end := only_user(user)) is not None and is_cast_to(end, dtype):

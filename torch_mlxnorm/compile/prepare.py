@@ -61,7 +61,8 @@ def _is_inference(graph: Graph) -> bool:
     tensors = [value for value in values if isinstance(value, Tensor)]
     if torch.is_grad_enabled() and any(value.requires_grad for value in tensors):
         return False
-    if any(torch.is_autocast_enabled(device) for device in {v.device.type for v in tensors}):
+    devices = {value.device.type for value in tensors}
+    if any(torch.amp.is_autocast_available(d) and torch.is_autocast_enabled(d) for d in devices):
         return False
     return not any(node.target in _MODES for node in graph.nodes)
 
