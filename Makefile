@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 FORMATTED := $(shell find csrc shaders tests torch_mlxnorm -regex '.*\.\(h\|cpp\|mm\|metal\)')
 PYTHON_FILES := setup.py torch_mlxnorm tests csrc tools examples
 
-.PHONY: help demo test test-models fuzz stress test-arm64 test-versions test-sanitizers gpu-check mutants bench performance lint \
+.PHONY: help demo test test-models test-models-versions fuzz stress test-arm64 test-versions test-sanitizers gpu-check mutants bench performance lint \
   format build system clean
 
 help: ## what there is to make
@@ -34,6 +34,9 @@ fuzz: build $(if $(filter mps,$(DEVICE)),system) ## random calls against float64
 
 stress: build $(if $(filter mps,$(DEVICE)),system) ## 8 threads of mixed calls: equal bits, flat memory (DEVICE=cpu|mps CALLS=10000)
 	$(BIN)/python tests/stress.py --device $(HARD_DEVICE) --calls $(CALLS)
+
+test-models-versions: build ## accelerate with the oldest and newest transformers (VERSIONS="5.0.0")
+	VERSIONS="$(VERSIONS)" $(BIN)/python tools/test_model_versions.py $(PYTEST_ARGS)
 
 test-arm64: build ## build and test for arm64 Linux, emulated (ARM64_TORCH=torch==2.10.0)
 	tools/test-arm64 $(PYTEST_ARGS)

@@ -10,9 +10,13 @@ import platform
 import runpy
 import sys
 import sysconfig
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import torch  # of Linux, so before anything looks like a Mac
+
+for writer in entry_points(group="egg_info.writers"):  # as what packages add to setuptools
+    writer.load()
 
 mac = json.loads(sys.argv[1])
 sys.argv = ["setup.py", *sys.argv[2:]]

@@ -440,7 +440,9 @@ def test_norm_classes_of_transformers(surveyed: dict[type[nn.Module], list[objec
         for cls, entries in surveyed.items()
         if all(getattr(entry, "op", None) for entry in entries)
     }
-    assert len(replaced) >= 205
+    # Of 5.22.2; releases before have fewer.
+    release = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+    assert len(replaced) >= (205 if release >= (5, 22) else 120)
     for cls, (bf16, f16) in replaced.items():
         assert bf16.op == f16.op, cls
         assert bf16.equal >= 0.9999 and f16.equal >= 0.999, cls

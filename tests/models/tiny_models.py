@@ -54,6 +54,18 @@ FAMILIES = {
 }
 
 
+def are_there(families: dict[str, Family]) -> dict[str, Family]:
+    """Those of the transformers that is installed."""
+    from transformers import CONFIG_MAPPING
+
+    return {
+        name: family for name, family in families.items() if family.model_type in CONFIG_MAPPING
+    }
+
+
+FAMILIES = are_there(FAMILIES)
+
+
 def build(name: str, dtype: torch.dtype = torch.bfloat16, seed: int = 0) -> nn.Module:
     from transformers import AutoConfig, AutoModelForCausalLM
 
