@@ -3,8 +3,8 @@ in a folder under .cache/models that is put before the installed one.
 
     make test-models-versions [VERSIONS="5.0.0 5.22.2"] [PYTEST_ARGS="-k greedy"]
 
-Each takes only certain versions of `kernels`, so that one is hidden; `tests/models/test_kernels_layers.py`
-runs with the installed ones.
+Each takes only certain versions of `kernels`, so that one is hidden;
+`tests/models/test_kernels_layers.py` runs with the installed ones.
 """
 
 from __future__ import annotations
