@@ -1,14 +1,11 @@
-"""Models of transformers with random weights, and the same with their norms replaced."""
+"""Models of transformers with random weights, whose norms torch.compile has to find."""
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-
-import torch_mlxnorm
+from torch import nn
 
 _SIZES = {
     "vocab_size": 64,
@@ -60,29 +57,3 @@ def model_of(family: str, dtype: torch.dtype, layers: int = 2) -> nn.Module:
 def norms_of(family: str, layers: int) -> int:
     _, _, each, beside = FAMILIES[family]
     return each * layers + beside
-
-
-class Norm(nn.Module):
-    """A model's norm as the operator."""
-
-    def __init__(self, norm: nn.Module) -> None:
-        super().__init__()
-        kind = type(norm).__name__
-        self.weight = getattr(norm, "weight", None)
-        self.eps = norm.eps if hasattr(norm, "eps") else norm.variance_epsilon
-        self.options: dict[str, Any] = {}
-        if kind.startswith(("Llama", "Qwen3")):
-            self.options["casting_mode"] = "llama"
-        if kind.startswith("Gemma3"):
-            self.options["weight_offset"] = 1.0
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch_mlxnorm.rms_norm(x, self.weight, self.eps, **self.options)
-
-
-def with_our_norms(model: nn.Module) -> nn.Module:
-    model = copy.deepcopy(model)
-    for name, module in list(model.named_modules()):
-        if type(module).__name__.endswith("RMSNorm"):
-            model.set_submodule(name, Norm(module))
-    return model

@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from compiled_models import FAMILIES, model_of, norms_of, with_our_norms
+from compiled_models import FAMILIES, model_of, norms_of
 from tensors import type_id
 from torch import Tensor, nn
 
 import torch_mlxnorm.compile as compile_
 
 pytest.importorskip("transformers", reason="transformers is not installed")
+
+from tiny_models import with_norms  # noqa: E402
 
 DTYPES = (torch.bfloat16, torch.float32)
 IDS = torch.arange(2, 12).reshape(1, 10)
@@ -54,10 +56,10 @@ def compiled(model: nn.Module) -> Any:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=type_id)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_bits_of_the_model_with_our_norms(family: str, dtype: torch.dtype) -> None:
+def test_bits_of_the_model_with_norms(family: str, dtype: torch.dtype) -> None:
     model = model_of(family, dtype)
     ours = compiled(model)
-    assert torch.equal(logits(ours), logits(with_our_norms(model)))
+    assert torch.equal(logits(ours), logits(with_norms(model)))
     with torch.no_grad():
         report = compile_.report(ours, input_ids=IDS, use_cache=False)
     assert report.norms == norms_of(family, layers=2)
@@ -89,7 +91,7 @@ def test_every_norm_is_found(family: str, layers: int, count: int) -> None:
 def test_decoding() -> None:
     """One token after another, beside a cache that grows; the number of tokens is a symbol."""
     model = model_of("Gemma 3", torch.bfloat16, layers=1)
-    theirs, ours = with_our_norms(model), torch.compile(model, backend="mlxnorm", dynamic=True)
+    theirs, ours = with_norms(model), torch.compile(model, backend="mlxnorm", dynamic=True)
     caches: list[Any] = [None, None]
     for ids in IDS[:, :6].split([3, 1, 1, 1], dim=1):
         results = []
@@ -105,7 +107,7 @@ def test_decoding() -> None:
 
 def test_any_number_of_tokens() -> None:
     model = model_of("Gemma 4", torch.bfloat16, layers=1)
-    ours, theirs = compiled(model), with_our_norms(model)
+    ours, theirs = compiled(model), with_norms(model)
     for tokens in (10, 7):
         ids = IDS[:, :tokens].clone()
         torch._dynamo.mark_dynamic(ids, 1)

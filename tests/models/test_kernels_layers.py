@@ -8,8 +8,7 @@ import torch
 pytest.importorskip("transformers", reason="pip install transformers")
 kernels = pytest.importorskip("kernels", reason="pip install kernels")
 
-from test_transformers import with_norms  # noqa: E402
-from tiny_models import build, logits, tokens  # noqa: E402
+from tiny_models import build, logits, tokens, with_norms  # noqa: E402
 
 from torch_mlxnorm.integrations import kernels as ours  # noqa: E402
 

@@ -12,20 +12,13 @@ from torch import Tensor, nn
 transformers = pytest.importorskip("transformers", reason="pip install transformers")
 
 import norm_classes  # noqa: E402
-from tiny_models import FAMILIES, build, greedy, logits, tokens  # noqa: E402
+from tiny_models import FAMILIES, build, greedy, logits, tokens, with_norms  # noqa: E402
 
 from torch_mlxnorm.integrations import _swap  # noqa: E402
 from torch_mlxnorm.integrations._norms import Norms  # noqa: E402
 from torch_mlxnorm.integrations.transformers import accelerate, restore  # noqa: E402
 
 DTYPES = [torch.bfloat16, torch.float16]
-
-
-def with_norms(model: nn.Module) -> nn.Module:
-    """A copy of which only the norms are replaced."""
-    other = copy.deepcopy(model)
-    assert all(entry.op for entry in Norms(other).replace())
-    return other
 
 
 def share(a: Tensor, b: Tensor) -> float:
@@ -399,6 +392,25 @@ def test_what_is_no_rms_norm_stays() -> None:
     model["scale"] = nn.Linear(64, 64)
     report = accelerate(model)
     assert [entry.path for entry in report.replaced] == ["norm"]
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_gated_norm_without_a_weight(after: bool) -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.eps, self.limit = 1e-6, float("inf")
+
+        def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+            y, g = x.float(), nn.functional.silu(gate.float())
+            y = y if after else y * g
+            y = y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + self.eps)
+            return (y * g if after else y).to(x.dtype)
+
+    model = nn.ModuleList([Gated()])
+    (entry,) = accelerate(model).replaced
+    assert entry.op is not None and entry.op.startswith("gated_rms_norm(")
+    assert ("norm_before_gate=True" in entry.op) is after
 
 
 def test_a_float32_weight_beside_16_bits() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from torch_mlxnorm.integrations._norms import Norms
 
 USUAL = dict(
     hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
@@ -79,6 +82,13 @@ def build(name: str, dtype: torch.dtype = torch.bfloat16, seed: int = 0) -> nn.M
     if family.experts:
         model.set_experts_implementation("batched_mm")
     return model
+
+
+def with_norms(model: nn.Module) -> nn.Module:
+    """A copy of which only the norms are replaced."""
+    other = copy.deepcopy(model)
+    assert all(entry.op for entry in Norms(other).replace())
+    return other
 
 
 def tokens(*shape: int, seed: int = 0) -> Tensor:

@@ -14,6 +14,7 @@ from torch_mlxnorm.compile.nodes import (
     VIEWS,
     aten,
     both_ways,
+    broadcasts,
     equal,
     factors,
     is_call,
@@ -70,9 +71,9 @@ def _rotation(end: Any) -> Rotation | None:
             for half_turn, sin in both_ways(factors(turned)):
                 if not all(isinstance(n, Node) for n in (y, cos, half_turn, sin)):
                     continue
-                if not _is_half_turn(half_turn, y) or not _is_table(cos, y):
+                if not _is_half_turn(half_turn, y) or not broadcasts(cos, y):
                     continue
-                if not _is_table(sin, y) or any(len(n.users) != 1 for n in (plain, turned)):
+                if not broadcasts(sin, y) or any(len(n.users) != 1 for n in (plain, turned)):
                     continue
                 parts = {plain, *half_turn.all_input_nodes}
                 parts |= {p for n in half_turn.all_input_nodes for p in n.all_input_nodes}
@@ -148,26 +149,6 @@ def _is_slice(node: Any, of: Node, start: int, end: int) -> bool:
         return False
     last = size + last if last < 0 else min(last, size)
     return dim % dims == dims - 1 and step == 1 and (first, last) == (start, end)
-
-
-def _is_table(table: Any, y: Node) -> bool:
-    """An angle for each element of y's last dimension; the others broadcast."""
-    value, other = tensor_of(table), tensor_of(y)
-    return (
-        value is not None
-        and value.dtype in DTYPES
-        and value.device == other.device
-        and 1 <= value.dim() <= other.dim()
-        and equal(value.shape[-1], other.shape[-1])
-        and all(
-            equal(mine, 1) or equal(mine, its)
-            for mine, its in zip(
-                value.shape[:-1],
-                other.shape[other.dim() - value.dim() : other.dim() - 1],
-                strict=True,
-            )
-        )
-    )
 
 
 def _heads(y: Node) -> Heads | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,11 +23,10 @@ class Form:
     op: str
     options: tuple[tuple[str, Any], ...] = ()
     prepare: str = ""
-    has_weight: bool = True
-    has_gate: bool = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "has_gate", self.op == "gated_rms_norm")
+    @property
+    def has_gate(self) -> bool:
+        return self.op == "gated_rms_norm"
 
     def __str__(self) -> str:
         options = [f"{name}={value!r}" for name, value in self.options]
@@ -43,7 +43,8 @@ class Form:
         if self.has_gate:
 
             def gated(module: nn.Module, x: Tensor, gate: Tensor) -> Tensor:
-                return gated_rms_norm(x, gate, getattr(module, str(weight)), eps, **options)
+                w = None if weight is None else getattr(module, weight)
+                return gated_rms_norm(x, gate, w, eps, **options)
 
             return gated
         if weight is None:
@@ -57,8 +58,8 @@ class Form:
         return lambda module, x: rms_norm(x, getattr(module, weight), eps, **options)
 
 
-def _form(op: str, prepare: str = "", *, has_weight: bool = True, **options: Any) -> Form:
-    return Form(op, tuple(options.items()), prepare, has_weight)
+def _form(op: str, prepare: str = "", **options: Any) -> Form:
+    return Form(op, tuple(options.items()), prepare)
 
 
 GEMMA = _form("rms_norm")
@@ -69,7 +70,7 @@ OFFSET = _form("rms_norm", weight_offset=1.0)
 def forms_of_norms(has_weight: bool) -> Iterator[Form]:
     """Of a module that is called with x, the likeliest first."""
     if not has_weight:
-        yield _form("rms_norm", has_weight=False)
+        yield GEMMA
         return
     yield from (LLAMA, GEMMA, OFFSET)
     yield _form("rms_norm", weight_offset=1.0, casting_mode="llama")
@@ -93,9 +94,10 @@ def forms_of_gated_norms(groups: set[int]) -> Iterator[Form]:
 
 
 def numbers_of(module: nn.Module) -> Iterator[tuple[str, float]]:
-    """Attributes that are numbers, and those of such an attribute's name in the config."""
+    """Attributes that are finite numbers."""
     for name, value in vars(module).items():
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if is_number and math.isfinite(value):
             yield name, value
 
 

@@ -273,7 +273,7 @@ class Fusion:
         modules = [norm.target, *(user.target for user, _ in found)]
         function = _fused.norm_add_three_norms(of)
         self.replace(total, function, modules, [norm.args[0], residual], results)
-        self.sort()
+        self.check_order()
         return True
 
     def plain_sum(self, add: fx.Node) -> None:
@@ -304,8 +304,8 @@ class Fusion:
         (value,) = users[0].args
         return value is node or (isinstance(value, tuple) and value[0] is node)
 
-    def sort(self) -> None:
-        """A norm may have been called after what a call with its result needs; views only move."""
+    def check_order(self) -> None:
+        """A norm that is worked out with its sum may be called with what comes later."""
         order = {node: number for number, node in enumerate(self.graph.nodes)}
         for node in list(self.graph.nodes):
             late = max((order[a] for a in node.all_input_nodes), default=-1)

@@ -54,6 +54,11 @@ def weight_of(norm: nn.Module) -> Tensor | None:
 Fused = Callable[..., Any]
 
 
+def one_by_one(norm: nn.Module, x: Tensor, residual: Tensor, scale: Tensor | None) -> Tensor:
+    total = residual + norm(x)
+    return total if scale is None else total * scale
+
+
 def add_norm(of: Options, alpha: float = 1.0) -> Fused:
     keywords = of.keywords | ({"alpha": alpha} if alpha != 1.0 else {})
 
@@ -75,8 +80,7 @@ def norm_add(of: Options) -> Fused:
         if of.fit(x, residual, norm):
             weight = weight_of(norm)
             return mlxnorm.rms_norm_add(x, residual, weight, of.eps, scale=scale, **keywords)
-        total = residual + norm(x)
-        return total if scale is None else total * scale
+        return one_by_one(norm, x, residual, scale)
 
     return rms_norm_add
 
@@ -96,8 +100,7 @@ def norm_add_norm(of: Options) -> Fused:
             return mlxnorm.rms_norm_add_rms_norm(
                 x, residual, *weights, of.eps, scale=scale, **keywords
             )
-        total = residual + norm(x)
-        total = total if scale is None else total * scale
+        total = one_by_one(norm, x, residual, scale)
         return total, following(total)
 
     return rms_norm_add_rms_norm
@@ -112,7 +115,7 @@ def norm_add_three_norms(of: Options) -> Fused:
         if of.fit(x, residual, norm, a, b, c):
             weights = map(weight_of, (norm, a, b, c))
             return mlxnorm.fused_post_attn_triple_norm(residual, x, *weights, of.eps, **keywords)
-        total = residual + norm(x)
+        total = one_by_one(norm, x, residual, None)
         return total, a(total), b(total), c(total)
 
     return fused_post_attn_triple_norm
