@@ -49,7 +49,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def runs_on_mps(item: pytest.Item) -> bool:
     callspec = getattr(item, "callspec", None)
     values = (callspec.params.get(name) for name in ("device", "where")) if callspec else ()
-    return "mps" in values and "simulated_mps" not in getattr(item, "fixturenames", ())
+    of_mps = "simulated_mps" in getattr(item, "fixturenames", ()) or item.get_closest_marker("mps")
+    return "mps" in values and not of_mps
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

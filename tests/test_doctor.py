@@ -207,6 +207,7 @@ def plant(monkeypatch: pytest.MonkeyPatch, op: str, change: Callable[[Any], Any]
     monkeypatch.setattr(torch_mlxnorm, op, lambda *a, **k: change(right(*a, **k)))
 
 
+@pytest.mark.mps
 @each_op
 def test_a_wrong_value(examine, monkeypatch, device: str, op: Any) -> None:
     plant(monkeypatch, op.name, off_by_a_bit)
@@ -240,6 +241,7 @@ def test_a_result_that_is_no_number(examine, monkeypatch) -> None:
     assert errors == {"nan"}  # JSON has no NaN
 
 
+@pytest.mark.mps
 def test_bits_that_change(examine, monkeypatch, device: str) -> None:
     calls = itertools.count()
     plant(monkeypatch, "rms_norm_mul", lambda r: off_by_a_bit(r) if next(calls) % 7 == 3 else r)

@@ -48,6 +48,7 @@ def test_finds_a_buffer_that_threads_share(device: str, monkeypatch: pytest.Monk
     assert any(problem.startswith("bits differ") for problem in problems)
 
 
+@pytest.mark.mps
 def test_finds_a_leak(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[torch.Tensor] = []
     # Of what the process has by now, 6 % in the 200 calls between two measurements.

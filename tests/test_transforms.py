@@ -213,6 +213,7 @@ def autocast(device: str) -> torch.autocast:
     return torch.autocast(device, dtype=torch.bfloat16)
 
 
+@pytest.mark.mps
 @each_op_that(lambda op: len(op.named("input", "residual", "experts")) > 1)
 def test_autocast_promotes_activations(device: str, op: Op) -> None:
     """To the widest dtype among them, as PyTorch's promoting ops do. A float32 residual is taken as

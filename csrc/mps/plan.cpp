@@ -126,9 +126,10 @@ bool computes(const Rows& what) {
          choice_in(what.choices, kGateActivation) != kNoGateActivation;
 }
 
-// Rows whose words are cut out of two and joined again: there is little time for more.
+// Rows whose words are cut out of two and joined again: there is little time for more. Three and
+// more results are not joined across SIMD groups (norm_kernels.h).
 bool joins_words(const Rows& what, const Plan& plan) {
-  return !plan.vector && what.dtype != DType::float32;
+  return !plan.vector && what.dtype != DType::float32 && what.op.results.size() <= 2;
 }
 
 // Of a row that a threadgroup has, before there are too many threads. Enough bytes have to be on

@@ -51,6 +51,7 @@ import torch_mlxnorm
 for dim in (2816, 2817):
     x, w = torch.randn(3, dim, device="cuda"), torch.randn(dim, device="cuda")
     torch_mlxnorm.fused_post_attn_triple_norm(x, x, w, w, w, w)
+    torch_mlxnorm.rms_norm(x, w)
 torch.cuda.synchronize()
 """
 
