@@ -8,7 +8,7 @@ DEVICE ?= auto
 VENV := .venv
 BIN := $(VENV)/bin
 FORMATTED := $(shell find csrc shaders tests torch_mlxnorm -regex '.*\.\(h\|cpp\|mm\|metal\)')
-PYTHON_FILES := setup.py torch_mlxnorm tests csrc tools examples
+PYTHON_FILES := setup.py torch_mlxnorm tests csrc tools examples torch-ext
 
 .PHONY: help demo test test-models test-models-versions fuzz stress test-arm64 test-versions test-sanitizers gpu-check mutants bench performance lint \
   format build system clean

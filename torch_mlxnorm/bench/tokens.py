@@ -4,7 +4,8 @@
 
 Decode steps of one token with a cache of 64, one thread, bfloat16, random weights: small layers, of
 which norms are a larger part than of a real model's. The model, the same with its norms replaced
-and the accelerated one take turns in one run; medians of turns.
+and the accelerated one take turns in one run; medians of turns. With --compiled all are compiled,
+and so is the model with the passes of `torch_mlxnorm.compile.inductor_options()`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torch_mlxnorm import compile as compile_
 from torch_mlxnorm._timing import keep_freed_memory, time_interleaved
 from torch_mlxnorm.integrations._norms import Norms
 from torch_mlxnorm.integrations.transformers import accelerate
@@ -58,11 +60,13 @@ def build(name: str) -> nn.Module:
     return model
 
 
-def decoding(model: nn.Module, compiled: bool) -> Callable[[], Tensor]:
+def decoding(
+    model: nn.Module, compiled: bool, options: dict[str, Any] | None = None
+) -> Callable[[], Tensor]:
     """A few steps after a prompt. Each call has the same cache again."""
     prompt, token = torch.ones(1, LENGTH, dtype=torch.long), torch.ones(1, 1, dtype=torch.long)
     after_prompt = model(prompt, use_cache=True).past_key_values
-    forward = torch.compile(model, dynamic=True) if compiled else model
+    forward = torch.compile(model, dynamic=True, options=options) if compiled else model
 
     def steps() -> Tensor:
         cache = copy.deepcopy(after_prompt)  # not all of them give tokens back
@@ -85,6 +89,8 @@ def measure(name: str, compiled: bool, turns: int) -> dict[str, float]:
         "norms": decoding(norms, compiled),
         "accelerated": decoding(whole, compiled),
     }
+    if compiled:
+        candidates["passes"] = decoding(copy.deepcopy(model), True, compile_.inductor_options())
     for call in candidates.values():
         call()
     times = time_interleaved(candidates, wait=lambda: None, turns=turns)
@@ -102,11 +108,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--turns", type=number_of_turns, default=15)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    print(f"{'tokens a second':16} {'own':>8} {'norms':>8} {'accelerated':>12}")
+    candidates = ["own", "norms", "accelerated", *(["passes"] if options.compiled else [])]
+    print(f"{'tokens a second':16}", *(f"{candidate:>17}" for candidate in candidates))
     for name in options.type:
         found = measure(name, options.compiled, options.turns)
-        own, norms, whole = found.values()
-        print(f"{name:16} {own:8.0f} {norms:8.0f} {whole:12.0f}  {whole / own:.2f}x", flush=True)
+        texts = (f"{found[c]:8.0f} ({found[c] / found['own']:.2f}x)" for c in candidates)
+        print(f"{name:16}", *(f"{text:>17}" for text in texts), flush=True)
     return 0
 
 

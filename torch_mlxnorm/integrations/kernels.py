@@ -6,9 +6,10 @@
     mlxnorm_kernels.register()
     model = kernelize(model, mode=Mode.INFERENCE)     # or from_pretrained(..., use_kernels=True)
 
-`RMSNorm` and `RMSNormGated` serve mps and cpu. Modules of one layer name round differently
-(Llama's before the weight, Olmo2's after it): what fits a module is found when it is first called,
-by running its class's own code beside the operators, and its own code runs where nothing fits.
+`RMSNorm`, `RMSNormZeroCentered` and `RMSNormGated` serve mps and cpu. Modules of one layer name
+round differently (Llama's before the weight, Olmo2's after it): what fits a module is found when it
+is first called, by running its class's own code beside the operators, and its own code runs where
+nothing fits. There is no `rotary_pos_emb`: what such a layer is given has been normalized already.
 
 `accelerate` of `torch_mlxnorm.integrations.transformers` does more than layers can: residual sums,
 rotary embedding and ends of layers become part of the operators.
@@ -44,6 +45,10 @@ class RMSNorm(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         return _run(self, hidden_states)
+
+
+class RMSNormZeroCentered(RMSNorm):
+    """The same of a norm whose weight is stored without its 1."""
 
 
 class RMSNormGated(nn.Module):
@@ -82,7 +87,7 @@ def mapping() -> dict[str, dict[str, Any]]:
 
     return {
         layer.__name__: {device: {Mode.INFERENCE: _Here(layer)} for device in DEVICES}
-        for layer in (RMSNorm, RMSNormGated)
+        for layer in (RMSNorm, RMSNormZeroCentered, RMSNormGated)
     }
 
 
@@ -115,4 +120,4 @@ def _require_hooks() -> None:
         )
 
 
-__all__ = ["RMSNorm", "RMSNormGated", "mapping", "register"]
+__all__ = ["RMSNorm", "RMSNormGated", "RMSNormZeroCentered", "mapping", "register"]
