@@ -1,4 +1,4 @@
-"""Models of transformers with two small layers and random weights."""
+"""Models of transformers with a few small layers and random weights."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch_mlxnorm.integrations._norms import Norms
 
 USUAL = dict(
-    hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-    num_key_value_heads=2, head_dim=16, vocab_size=128, pad_token_id=0, bos_token_id=1,
-    eos_token_id=2, attn_implementation="eager",
+    hidden_size=64, intermediate_size=128, num_attention_heads=4, num_key_value_heads=2,
+    head_dim=16, vocab_size=128, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    attn_implementation="eager",
 )  # fmt: skip
 MOE = dict(
     enable_moe_block=True, num_experts=4, top_k_experts=2, moe_intermediate_size=32,
@@ -69,12 +69,15 @@ def are_there(families: dict[str, Family]) -> dict[str, Family]:
 FAMILIES = are_there(FAMILIES)
 
 
-def build(name: str, dtype: torch.dtype = torch.bfloat16, seed: int = 0) -> nn.Module:
+def build(
+    name: str, dtype: torch.dtype = torch.bfloat16, seed: int = 0, layers: int = 2
+) -> nn.Module:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     family = FAMILIES[name]
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(family.model_type, **USUAL | family.settings)
+    settings = USUAL | family.settings | {"num_hidden_layers": layers}
+    config = AutoConfig.for_model(family.model_type, **settings)
     model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
     for parameter in model.parameters():
         if parameter.dim() == 1:
@@ -82,6 +85,10 @@ def build(name: str, dtype: torch.dtype = torch.bfloat16, seed: int = 0) -> nn.M
     if family.experts:
         model.set_experts_implementation("batched_mm")
     return model
+
+
+def count_norms(model: nn.Module) -> int:
+    return sum(type(module).__name__.endswith("RMSNorm") for module in model.modules())
 
 
 def with_norms(model: nn.Module) -> nn.Module:

@@ -256,14 +256,13 @@ def _once(table: Node, known: dict[tuple[Any, ...], Node]) -> Node:
 
 def _side_by_side(rewriter: Rewriter) -> None:
     ropes = rewriter.calls(ops.rms_norm_rope.default)
-    place = 0
+    place, since = 0, None
     while place + 1 < len(ropes):
         q, k = ropes[place], ropes[place + 1]
         until = ropes[place + 2] if place + 2 < len(ropes) else None
-        if _go_together(q, k) and _fuse_two_or_three(rewriter, q, k, until):
-            place += 2
-        else:
-            place += 1
+        fused = _fuse_two_or_three(rewriter, q, k, since, until) if _go_together(q, k) else []
+        since = fused[-1] if fused else q
+        place += 2 if fused else 1
 
 
 def _go_together(q: Node, k: Node) -> bool:
@@ -286,20 +285,26 @@ def _alike_but_heads(a: Node, b: Node) -> bool:
     return not different[-1] and sum(different) <= 1
 
 
-def _fuse_two_or_three(rewriter: Rewriter, q: Node, k: Node, until: Node | None) -> bool:
+def _fuse_two_or_three(
+    rewriter: Rewriter, q: Node, k: Node, since: Node | None, until: Node | None
+) -> list[Node]:
+    """With the values' norm, between the rotations before and after: Inductor moves nodes to those
+    that they read or that read them."""
     (q_x, q_weight, cos, sin, eps), (k_x, k_weight) = q.args, k.args[:2]
     options = dict(q.kwargs if q_weight is not None else k.kwargs)
     for node in rewriter.calls(ops.rms_norm.default):
         norm = as_norm(node)
-        if norm is None or norm.weight is not None or node < q or norm.eps != eps:
+        if norm is None or norm.weight is not None or norm.eps != eps:
             continue
-        if until is not None and until < node or not _alike_but_heads(k, node):
+        if since is not None and node < since or until is not None and until < node:
+            continue
+        if not _alike_but_heads(k, node):
             continue
         if options.get("across_heads") or not _alike_but_heads(q, node):
             continue
         target = ops.qkv_norm_rope.default
         args = (q_x, k_x, norm.x, q_weight, k_weight, cos, sin, eps)
-        if rewriter.fuse([q, k, node], target, *args, **options):
-            return True
+        if fused := rewriter.fuse([q, k, node], target, *args, **options):
+            return fused
     args = (q_x, k_x, q_weight, k_weight, cos, sin, eps)
-    return bool(rewriter.fuse([q, k], ops.qk_norm_rope.default, *args, **options))
+    return rewriter.fuse([q, k], ops.qk_norm_rope.default, *args, **options)
