@@ -108,6 +108,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--turns", type=number_of_turns, default=15)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    if options.compiled:  # candidates share the code of forwards, and must not end up in eager mode
+        torch._dynamo.config.recompile_limit = 256
+        torch._dynamo.config.fail_on_recompile_limit_hit = True
     candidates = ["own", "norms", "accelerated", *(["passes"] if options.compiled else [])]
     print(f"{'tokens a second':16}", *(f"{candidate:>17}" for candidate in candidates))
     for name in options.type:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import Graph, Node
 from torch.fx.node import map_arg
@@ -67,7 +68,7 @@ class Rewriter:
     def evaluate(self, node: Node) -> Any:
         """The fake result of a node."""
         args, kwargs = map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
-        with self._mode, torch.no_grad():
+        with self._mode, torch.no_grad(), enable_python_dispatcher():  # symbolic sizes, with 2.8
             return node.target(*args, **kwargs)
 
     def emit(self, before: Node, target: Any, *args: Any, **kwargs: Any) -> Node:
