@@ -3,6 +3,8 @@
     from torch_mlxnorm.integrations.comfy import register
 
     print(register())
+
+`comfyui/` of the repository is a folder for ComfyUI's `custom_nodes` that does it.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ from typing import Any
 
 from ._backend import TENSORS, Backend, devices_with_kernels
 from ._report import Entry, Report
+from ._rms_norm import reroute_rms_norm, restore_rms_norm
 
-__all__ = ["Entry", "Report", "register", "unregister"]
+__all__ = ["Entry", "Report", "register", "reroute_rms_norm", "restore_rms_norm", "unregister"]
 
 NAME = "mlxnorm"
 OLDEST, BELOW = (0, 2, 25), (0, 3)
@@ -44,7 +47,7 @@ def register() -> Report:
         ImportError: comfy-kitchen is missing, or older or newer than what is known to have this
             registry (0.2.25 up to 0.3).
 
-    See also :func:`unregister` and docs/image-models.md.
+    See also :func:`unregister`, :func:`reroute_rms_norm` and docs/image-models.md.
     """
     version = _require()
     from comfy_kitchen._rope_utils import check_rope_inplace
