@@ -8,7 +8,7 @@ DEVICE ?= auto
 VENV := .venv
 BIN := $(VENV)/bin
 FORMATTED := $(shell find csrc shaders tests torch_mlxnorm -regex '.*\.\(h\|cpp\|mm\|metal\)')
-PYTHON_FILES := setup.py torch_mlxnorm tests csrc tools examples torch-ext
+PYTHON_FILES := setup.py torch_mlxnorm tests csrc tools examples comfyui torch-ext
 
 .PHONY: help demo test test-models test-models-versions fuzz stress test-arm64 test-versions test-sanitizers gpu-check mutants bench performance lint \
   format build system clean
@@ -22,7 +22,7 @@ demo: build $(if $(filter sim,$(DEVICE)),system) ## check and time every op on t
 test: build system ## the tests but those of models, or one op's (OP=rms_norm_add PYTEST_ARGS="-k bits")
 	$(BIN)/python -m pytest --ignore=tests/models $(if $(OP),--op $(OP)) $(PYTEST_ARGS)
 
-test-models: build system ## torch_mlxnorm.compile, and small models of transformers
+test-models: build system ## torch_mlxnorm.compile, small models of transformers, comfy-kitchen
 	$(BIN)/python -m pytest tests/models $(PYTEST_ARGS)
 
 N ?= 100000

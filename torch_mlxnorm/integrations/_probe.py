@@ -116,11 +116,13 @@ def _inputs(norm: Norm, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     return x.to(device), gate.to(device), weight.to(device)
 
 
-def share_equal(ours: Tensor, theirs: object) -> float:
+def share_equal(ours: Tensor, theirs: object, terms: Tensor | None = None) -> float:
+    """Of 16-bit elements; in float32 of those within four roundings, of the result or of the
+    ``terms`` whose sum it is."""
     if not isinstance(theirs, Tensor) or theirs.shape != ours.shape or theirs.dtype != ours.dtype:
         return 0.0
     if ours.dtype == torch.float32:  # sums have another order: within four roundings
-        bound = theirs.abs() * 2**-21
+        bound = (theirs if terms is None else terms).abs() * 2**-21
         equal = (ours - theirs).abs() <= bound
     else:
         equal = ours == theirs
