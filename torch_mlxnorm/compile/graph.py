@@ -9,7 +9,7 @@ from torch.fx import Graph, Node
 from torch_mlxnorm.compile.fusions import fuse
 from torch_mlxnorm.compile.nodes import aten, reads_strides
 from torch_mlxnorm.compile.norms import rewrite_norms
-from torch_mlxnorm.compile.rewriting import Rewriter, fake_mode_of
+from torch_mlxnorm.compile.rewriting import Rewriter, fake_mode_of, ops
 from torch_mlxnorm.compile.rotary import fuse_rotary
 
 log = logging.getLogger("torch_mlxnorm.compile")
@@ -26,7 +26,7 @@ def rewrite_graph(graph: Graph, *, fusions: bool = True) -> bool:
     before = set(graph.nodes)
     norms = rewrite_norms(rewriter)
     log.info("found %d norms", len(norms))
-    if not norms:
+    if not norms and not rewriter.calls(ops.rms_norm.default):
         return False
     if fusions:
         fuse(rewriter)
