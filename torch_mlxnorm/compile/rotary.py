@@ -12,6 +12,7 @@ from torch.fx import Node
 from torch_mlxnorm.compile.nodes import (
     VIEWS,
     aten,
+    dtype_of,
     equal,
     is_call,
     is_row,
@@ -197,6 +198,8 @@ def _materialized(
             parts = rewriter.emit(place, aten.view_as_real.default, node)
             number = ("real", "imaginary").index(table.part)
             rows = rewriter.emit(place, aten.select.int, parts, -1, number)
+            if dtype_of(rows) == torch.float64:
+                rows = rewriter.emit(place, aten._to_copy.default, rows, dtype=torch.float32)
         elif table.part:
             rows = _of_matrices(rewriter, place, node, table.part)
         else:

@@ -35,6 +35,12 @@ from torch_mlxnorm.compile.nodes import (
 )
 
 
+# A product in float64, which Lumina 2 has on the CPU, is the same once it is rounded to 16 bits, but
+# for one in ten thousand.
+_COMPLEX = (torch.complex64, torch.complex128)
+_WIDE = (torch.float32, torch.float64)
+
+
 @dataclass(frozen=True)
 class Table:
     """What is read of a node: itself, the ``"real"`` or ``"imaginary"`` part of a complex table, or
@@ -82,10 +88,10 @@ def _fits(found: Rotation) -> bool:
         return False
     for table in (found.cos, found.sin):
         value, shape = tensor_of(table.node), table.shape
-        complex_ = table.part in ("real", "imaginary")
+        dtypes = _COMPLEX if table.part in ("real", "imaginary") else DTYPES
         if value is None or value.device != y.device or not 1 <= len(shape) <= y.dim():
             return False
-        if value.dtype not in ((torch.complex64,) if complex_ else DTYPES):
+        if value.dtype not in dtypes:
             return False
         if not equal(shape[-1], width if found.full else width // 2):
             return False
@@ -144,7 +150,7 @@ def _ends(total: Node, y: Node) -> Iterator[tuple[Node, str]]:
         end = view
     if dtype_of(total) == dtype_of(y):
         yield end, "products"
-    elif dtype_of(total) == torch.float32 and is_cast_to(only_user(end), dtype_of(y)):
+    elif dtype_of(total) in _WIDE and is_cast_to(only_user(end), dtype_of(y)):
         yield only_user(end), "once"
 
 
@@ -260,9 +266,11 @@ def _complex(node: Any) -> Iterator[Rotation]:
     for numbers, freqs in both_ways(factors(node.args[0])):
         if not is_call(numbers, aten.view_as_complex.default) or not isinstance(freqs, Node):
             continue
-        if (y := _paired(numbers.args[0])) is None or dtype_of(freqs) != torch.complex64:
+        if (y := _paired(numbers.args[0])) is None or dtype_of(freqs) not in _COMPLEX:
             continue
         for end, rounding in _ends(node, y):
+            if dtype_of(freqs) != torch.complex64 and rounding != "once":
+                continue
             cos, sin = Table(freqs, "real"), Table(freqs, "imaginary")
             yield Rotation(end, y, cos, sin, rounding, interleaved=True, full=False)
 
