@@ -108,7 +108,7 @@ def test_report_and_restore() -> None:
     assert "layers.0 and 1 more (ZImageTransformerBlock): left alone" in str(report)
     step(model)
     (entry,) = (e for e in report.entries if e.path == "layers.0")
-    assert (entry.launches_before, entry.launches_after) == (14, 8), str(report)
+    assert (entry.launches_before, entry.launches_after) == (15, 6), str(report)
     (norm,) = (e for e in report.entries if e.path == "layers.0.attention.norm_q")
     assert norm.op == "rms_norm(casting_mode='llama')" and norm.launches_after == 0
     (last,) = report.left_alone
@@ -215,7 +215,7 @@ def test_gradients_autocast_and_compile_are_the_models_own() -> None:
     for parameter in weights:
         parameter.requires_grad_(False)
     through(model, x)
-    assert [entry.op for entry in blocks(report)] == ["rms_norm_modulate"] * 2
+    assert [entry.op for entry in blocks(report)] == ["rms_norm_add"] * 2
 
 
 def test_a_wrong_call_raises_what_the_model_raises() -> None:
@@ -226,36 +226,54 @@ def test_a_wrong_call_raises_what_the_model_raises() -> None:
         with torch.no_grad():
             model.blocks[0](torch.randn(8, 64).bfloat16())
     through(model, torch.randn(8, 64).bfloat16())
-    assert [entry.op for entry in blocks(report)] == ["rms_norm_modulate"] * 2
+    assert [entry.op for entry in blocks(report)] == ["rms_norm_add"] * 2
 
 
 # ---- bytes ---------------------------------------------------------------------------------------
 
 
 def test_bytes_of_a_chain() -> None:
-    """Rows of 64 in bfloat16, 8 of them: 1024 bytes."""
+    """8 rows of 64 in bfloat16 are 1024 bytes, a scale 128. Matrices and what is between them and
+    the activation are not counted."""
     model, x = of_blocks(), torch.randn(8, 64).bfloat16()
-    found = bytes_of_step(model, lambda: through(model, x))
-    scale, rows = 128, 1024
-    # The product reads and writes rows, the sum reads two; 1 + scale reads and writes a scale.
-    around = 2 * (2 * rows + scale + 3 * rows + 2 * scale)
-    norm = 2 * (2 * rows + scale)
-    assert sum(found.with_own_norm.values()) == around + norm
-    assert found.after == {
-        "mlxnorm::rms_norm_modulate": norm + 2 * scale, "aten::add": 2 * 3 * rows,
-    }  # fmt: skip
-    assert sum(found.before.values()) > around + 3 * norm
+    scale = torch.full((64,), 0.375, dtype=x.dtype)
+    linear = nn.Linear(64, 64).to(torch.bfloat16).requires_grad_(False)
+
+    def step() -> Tensor:
+        y = model.blocks[0](linear(x), scale)
+        return torch.nn.functional.silu(linear(y)) * linear(y)
+
+    found = bytes_of_step(model, step)
+    # Products read and write rows, the sum reads two, 1 + scale reads and writes a scale.
+    norm, around = 1024 + 128 + 1024, (1024 + 128 + 1024) + (2 * 1024 + 1024)
+    assert sum(found.with_own_norm.values()) == norm + around + 2 * 128
+    assert found.after == {"mlxnorm::rms_norm_add": 3 * 1024 + 2 * 128, "aten::add": 2 * 128}
+    assert sum(found.before.values()) == norm + around + 2 * 128 + found_in_float32()
+
+
+def found_in_float32() -> int:
+    """What the norm taken apart moves beyond one that is a kernel: in bytes for 8 rows of 64."""
+    rows, single, one_each = 1024, 2048, 8 * 4
+    kernels = [
+        rows + single,  # to float32
+        single + single,  # squares
+        single + one_each,  # mean
+        one_each + one_each,  # + eps
+        one_each + one_each,  # the inverse root
+        single + one_each + single,
+        single + 128 + single,  # weight
+        single + rows,  # rounded
+    ]
+    return sum(kernels) - (rows + 128 + rows)
 
 
 @pytest.mark.parametrize("name", ["Z-Image", "Flux 1", "Qwen-Image", "Wan 2.1 14B", "LTX"])
 def test_bytes_of_published_models(name: str) -> None:
-    """Of few layers: all are alike."""
+    """On MPS Wan's norms of the text's keys and of queries beside them have no rotation: 3.95."""
     torch._dynamo.reset()
-    layers = "n_layers" if name == "Z-Image" else "num_layers"
-    settings = {layers: 1} | ({"num_single_layers": 2} if name == "Flux 1" else {})
-    published = PUBLISHED[name]
-    model = type(published)(**{**vars(published), "settings": settings}).make(torch.bfloat16, "meta")
-    found = bytes_of_step(model, lambda: published.step(model))
-    after = sum(found.after.values())
-    assert sum(found.before.values()) >= 4 * after, str(found)
-    assert sum(found.with_own_norm.values()) >= 3.9 * after, str(found)
+    model = PUBLISHED[name].make(torch.bfloat16, "meta")
+    found = bytes_of_step(model, lambda: PUBLISHED[name].step(model))
+    own, mps, after = (
+        sum(kernels.values()) for kernels in (found.before, found.with_own_norm, found.after)
+    )
+    assert own >= 4 * after and mps >= (3.9 if name == "Wan 2.1 14B" else 4) * after, str(found)
