@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -78,6 +79,29 @@ def test_fused_blocks_have_the_bits_of_their_norms(name: str) -> None:
     assert torch.equal(step(model), found)  # compiled, and not compared again
 
 
+def plain_attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **_: Any
+) -> Tensor:
+    scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, float("-inf"))
+    return scores.softmax(-1) @ value
+
+
+@pytest.fixture
+def attention_on_mps(mps: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The simulated device has neither PyTorch's attention nor its convolutions."""
+    if sys.platform != "darwin":
+        functional, conv3d = torch.nn.functional, torch.nn.functional.conv3d
+        monkeypatch.setattr(functional, "scaled_dot_product_attention", plain_attention)
+
+        def on_the_cpu(x: Tensor, weight: Tensor, bias: Tensor, *options: Any) -> Tensor:
+            return conv3d(x.cpu(), weight.cpu(), bias.cpu(), *options).to(x.device)
+
+        monkeypatch.setattr(functional, "conv3d", on_the_cpu)
+
+
+@pytest.mark.usefixtures("attention_on_mps")
 @pytest.mark.parametrize("name", ["Z-Image", "Flux 1", "Wan 2.1 14B"])
 def test_on_mps(name: str, mps: str) -> None:
     model, step = made(name, "mps"), MODELS[name].step
