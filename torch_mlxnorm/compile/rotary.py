@@ -199,7 +199,8 @@ def _materialized(
             number = ("real", "imaginary").index(table.part)
             rows = rewriter.emit(place, aten.select.int, parts, -1, number)
             if dtype_of(rows) == torch.float64:
-                rows = rewriter.emit(place, aten._to_copy.default, rows, dtype=torch.float32)
+                convert = torch.ops.prims.convert_element_type.default
+                rows = rewriter.emit(place, convert, rows, torch.float32)
         elif table.part:
             rows = _of_matrices(rewriter, place, node, table.part)
         else:
@@ -218,12 +219,13 @@ def _of_matrices(rewriter: Rewriter, place: Node, matrices: Node, part: str) -> 
     columns = []
     for i, j in rows:
         row = rewriter.emit(place, aten.select.int, matrices, -2, i)
-        columns.append(rewriter.emit(place, aten.select.int, row, -1, j))
-    if part != "diagonal":
-        columns[0] = rewriter.emit(place, aten.neg.default, columns[0])
-    pairs = rewriter.emit(place, aten.stack.default, columns, -1)
-    sizes = rewriter.sizes(columns[0], place)
-    return rewriter.emit(place, aten.reshape.default, pairs, [*sizes[:-1], 2 * sizes[-1]])
+        column = rewriter.emit(place, aten.select.int, row, -1, j)
+        if (i, j) == (0, 1):
+            column = rewriter.emit(place, aten.neg.default, column)
+        columns.append(rewriter.emit(place, aten.unsqueeze.default, column, -1))
+    pairs = rewriter.emit(place, aten.cat.default, columns, -1)
+    *sizes, count, _ = rewriter.sizes(pairs, place)
+    return rewriter.emit(place, aten.reshape.default, pairs, [*sizes, 2 * count])
 
 
 def _rows_of(

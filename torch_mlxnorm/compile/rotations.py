@@ -35,8 +35,8 @@ from torch_mlxnorm.compile.nodes import (
 )
 
 
-# A product in float64, which Lumina 2 has on the CPU, is the same once it is rounded to 16 bits, but
-# for one in ten thousand.
+# PyTorch contracts products of complex numbers, and in float64, as Lumina 2 has them on the CPU, does
+# not round them: once they are rounded to 16 bits they are the same, but for one in ten thousand.
 _COMPLEX = (torch.complex64, torch.complex128)
 _WIDE = (torch.float32, torch.float64)
 
@@ -159,7 +159,7 @@ def _ends(total: Node, y: Node) -> Iterator[tuple[Node, str]]:
 
 def _paired(view: Any) -> Node | None:
     """The rows of which view is the pairs of neighbours, ``[..., pairs, 2]``."""
-    view = source(view)
+    view = widened(view)
     if not is_call(view, *VIEWS):
         return None
     old, new = tensor_of(view.args[0]), tensor_of(view)
@@ -268,9 +268,9 @@ def _complex(node: Any) -> Iterator[Rotation]:
             continue
         if (y := _paired(numbers.args[0])) is None or dtype_of(freqs) not in _COMPLEX:
             continue
+        if dtype_of(y) == torch.float32:
+            continue
         for end, rounding in _ends(node, y):
-            if dtype_of(freqs) != torch.complex64 and rounding != "once":
-                continue
             cos, sin = Table(freqs, "real"), Table(freqs, "imaginary")
             yield Rotation(end, y, cos, sin, rounding, interleaved=True, full=False)
 
