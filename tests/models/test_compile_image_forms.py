@@ -1,5 +1,5 @@
-"""What image and video models have around norms: rotations of neighbours, modulation and gates, with
-the bits of single norms, and what only looks like them."""
+"""What image and video models have around norms: rotations of neighbours, modulation and gates,
+with the bits of single norms, and what only looks like them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def many(results: Any) -> tuple[Tensor, ...]:
     return results if isinstance(results, tuple) else (results,)
 
 
-# ---- rotations: of [batch, tokens, heads, DIM], with tables made of [tokens, DIM / 2] --------------
+# ---- rotations: of [batch, tokens, heads, DIM], with tables made of [tokens, DIM / 2] ----------
 
 
 def full(cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
@@ -179,7 +179,7 @@ def test_rotations_under_inductor(name: str) -> None:
 
 @each_dtype
 def test_angles_in_float64(dtype: torch.dtype) -> None:
-    """Lumina 2 multiplies in float64 on the CPU: rounded to 16 bits it is nearly always the same."""
+    """Lumina 2 multiplies in float64 on the CPU: nearly always the same in 16 bits."""
     q, k, w, angles = rotary_arguments(dtype, 600, numbers)
     inputs = q, k, w, angles.to(torch.complex128)
     graph = rewritten(lambda *xs: both(complex_, by_hand, *xs), *inputs)

@@ -161,7 +161,7 @@ def test_a_pipeline() -> None:
     assert "add_rms_norm" in ops["text_encoder.layers.0"]
     restore(pipeline)
     assert not any(_swap.is_swapped(m) for part in (encoder, model) for m in part.modules())
-    with pytest.raises(TypeError, match="expected a module, or a pipeline with components, got int"):
+    with pytest.raises(TypeError, match="expected a module, or a pipeline .*, got int"):
         accelerate(3)
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-
 Randn = Callable[..., Tensor]
 
 
@@ -194,7 +193,7 @@ MODELS = {
     "HunyuanVideo": ImageModel("HunyuanVideoTransformer3DModel", _hunyuan, Size(33, 45, 80, 256)),
     "HiDream": ImageModel(
         "HiDreamImageTransformer2DModel", _hidream, Size(1, 64, 64, 128),
-        dict(patch_size=2, in_channels=16, caption_channels=[4096, 4096], axes_dims_rope=(64, 32, 32),
-             llama_layers=[*range(48)], num_routed_experts=0),
+        dict(patch_size=2, in_channels=16, caption_channels=[4096, 4096], llama_layers=[*range(48)],
+             axes_dims_rope=(64, 32, 32)),
     ),
 }  # fmt: skip

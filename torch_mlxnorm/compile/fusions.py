@@ -341,8 +341,8 @@ def _post_norm(rewriter: Rewriter, norm: Norm) -> list[Node]:
 
 
 def _pre_norm(rewriter: Rewriter, norm: Norm) -> list[Node]:
-    """A sum of the residual stream, each with a factor perhaps, the branch with a gate, and its norm,
-    which may be modulated."""
+    """A sum of the residual stream, each with a factor perhaps, or the branch with a gate, and its
+    norm, which may be modulated."""
     stream = norm.x
     stream = viewed_rows(stream) if terms(stream) is None else stream
     pair = terms(stream)

@@ -34,9 +34,8 @@ from torch_mlxnorm.compile.nodes import (
     widened,
 )
 
-
-# PyTorch contracts products of complex numbers, and in float64, as Lumina 2 has them on the CPU, does
-# not round them: once they are rounded to 16 bits they are the same, but for one in ten thousand.
+# PyTorch contracts products of complex numbers, and Lumina 2 has them in float64 on the CPU: rounded
+# to 16 bits they are the same, but for one in ten thousand.
 _COMPLEX = (torch.complex64, torch.complex128)
 _WIDE = (torch.float32, torch.float64)
 
@@ -112,9 +111,7 @@ def _is_closed(found: Rotation) -> bool:
 
     comes_of_y(found.end)
     between = {node for node, of_y in inside.items() if of_y}
-    return all(
-        user in between for node in between if node is not found.end for user in node.users
-    )
+    return all(user in between for node in between if node is not found.end for user in node.users)
 
 
 def _with_the_rest(found: Rotation) -> Rotation | None:

@@ -45,7 +45,9 @@ class Rewritten:
 class Kind:
     """Blocks with one forward, compiled together."""
 
-    def __init__(self, function: FunctionType, blocks: dict[nn.Module, str], report: Report) -> None:
+    def __init__(
+        self, function: FunctionType, blocks: dict[nn.Module, str], report: Report
+    ) -> None:
         self.function, self.blocks, self.report = function, blocks, report
         self.refused = False
         self.shares: list[float] = []

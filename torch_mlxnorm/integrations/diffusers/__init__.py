@@ -25,9 +25,7 @@ from torch_mlxnorm.integrations._report import Entry, Report
 __all__ = ["Entry", "Report", "accelerate", "restore"]
 
 
-def accelerate(
-    pipeline_or_model: Any, *, step: Callable[[], object] | None = None
-) -> Report:
+def accelerate(pipeline_or_model: Any, *, step: Callable[[], object] | None = None) -> Report:
     """A pipeline or model with its norms, and what is around them, replaced in place by operators
     with the same rounding.
 
@@ -37,8 +35,8 @@ def accelerate(
       by op as before: norms of queries and keys with their rotary embedding become
       ``qk_norm_rope``; ``N(x) * (1 + scale) + shift`` and ``h + gate * N(x)`` become the operators
       of modulation and residuals. When a block is first called (and again where PyTorch has to
-      compile another graph for it) its own code runs as well. With fewer than 99.99 % equal elements
-      its own code stays.
+      compile another graph for it) its own code runs as well; with fewer than 99.99 % equal
+      elements that stays.
     - **Text encoders** of transformers become what
       :func:`torch_mlxnorm.integrations.transformers.accelerate` makes of them.
 
