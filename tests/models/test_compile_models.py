@@ -129,8 +129,8 @@ def test_decoding() -> None:
 def test_any_number_of_tokens() -> None:
     model = model_of("gemma4_dense", torch.bfloat16, layers=1)
     ours, theirs = compiled(model), with_norms(model)
-    for tokens in (10, 7):
-        ids = IDS[:, :tokens].clone()
+    for length in (10, 7):
+        ids = IDS[:, :length].clone()
         torch._dynamo.mark_dynamic(ids, 1)
         assert torch.equal(logits(ours, ids), logits(theirs, ids))
 

@@ -132,7 +132,7 @@ def test_report_and_restore() -> None:
     assert "layers.0 and 1 more (ZImageTransformerBlock): left alone" in str(report)
     step(model)
     (entry,) = (e for e in report.entries if e.path == "layers.0")
-    assert (entry.launches_before, entry.launches_after) == (15, 6), str(report)
+    assert (entry.launches_before, entry.launches_after) == (14, 6), str(report)
     (norm,) = (e for e in report.entries if e.path == "layers.0.attention.norm_q")
     assert norm.op == "rms_norm(casting_mode='llama')" and norm.launches_after == 0
     (last,) = report.left_alone

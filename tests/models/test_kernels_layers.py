@@ -17,7 +17,6 @@ from tiny_models import build, logits, tokens, with_norms  # noqa: E402
 
 from torch_mlxnorm.integrations import kernels as ours  # noqa: E402
 
-
 ROOT = Path(__file__).parents[2]
 NAMES = ("RMSNorm", "RMSNormZeroCentered", "RMSNormGated")
 

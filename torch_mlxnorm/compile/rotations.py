@@ -34,8 +34,8 @@ from torch_mlxnorm.compile.nodes import (
     widened,
 )
 
-# PyTorch contracts products of complex numbers, and Lumina 2 has them in float64 on the CPU: rounded
-# to 16 bits they are the same, but for one in ten thousand.
+# PyTorch contracts products of complex numbers, and Lumina 2 has them in float64 on the CPU:
+# rounded to 16 bits they are the same, but for one in ten thousand.
 _COMPLEX = (torch.complex64, torch.complex128)
 _WIDE = (torch.float32, torch.float64)
 
