@@ -13,8 +13,9 @@ EXAMPLES = sorted(Path(__file__).parents[2].joinpath("examples").glob("*.py"))
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_example(path: Path) -> None:
-    if "transformers" in path.read_text():
-        pytest.importorskip("transformers", reason="pip install transformers")
+    for package in ("transformers", "diffusers"):
+        if f"from {package} import" in path.read_text():
+            pytest.importorskip(package, reason=f"pip install {package}")
     result = subprocess.run([sys.executable, str(path)], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip()

@@ -25,6 +25,24 @@ def _rewritten(graph: GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
     return make_boxed_func(graph.forward)
 
 
+def compiled(
+    graph: GraphModule,
+    inputs: Sequence[Tensor],
+    for_inference: Callable[..., Any] = _rewritten,
+) -> Callable[..., Any]:
+    """A graph of Dynamo as it will run, op by op; `for_inference` is given that of ATen."""
+    if prepare(graph.graph):
+        graph.recompile()
+    return aot_module_simplified(
+        graph,
+        inputs,
+        fw_compiler=_as_it_is,
+        bw_compiler=_as_it_is,
+        inference_compiler=for_inference,
+        keep_inference_input_mutations=True,
+    )
+
+
 def backend(graph: GraphModule, inputs: Sequence[Tensor], **options: Any) -> Callable[..., Any]:
     """``torch.compile(model, backend="mlxnorm")``: runs a model's graph op by op, as eager mode
     does, with the operators of this package in the place of its norms. No code is generated and
@@ -42,16 +60,7 @@ def backend(graph: GraphModule, inputs: Sequence[Tensor], **options: Any) -> Cal
     if options:
         given = options.get("options") or options
         raise TypeError(f'backend "mlxnorm" takes no options, got {", ".join(given)}')
-    if prepare(graph.graph):
-        graph.recompile()
-    return aot_module_simplified(
-        graph,
-        inputs,
-        fw_compiler=_as_it_is,
-        bw_compiler=_as_it_is,
-        inference_compiler=_rewritten,
-        keep_inference_input_mutations=True,
-    )
+    return compiled(graph, inputs)
 
 
 register_backend(backend, name="mlxnorm")

@@ -37,7 +37,7 @@ from torch_mlxnorm.compile.rewriting import Rewriter, ops
 def fuse(rewriter: Rewriter) -> list[Node]:
     """Returns the nodes that it put into the graph."""
     new: list[Node] = []
-    for step in (_end_of_layer, _post_norm, _pre_norm, _triple, _gated, _scaled):
+    for step in (_end_of_layer, _post_norm, _pre_norm, _triple, _gated, _modulated, _scaled):
         for node in _norm_calls(rewriter):
             if not node._erased and (norm := as_norm(node)) is not None:
                 new += step(rewriter, norm)
@@ -81,6 +81,40 @@ def _sum_of(end: Any, part: Node) -> Node | None:
 def _scaled_by(end: Any, part: Node) -> Node | None:
     scale = other_of(factors(end), part)
     return scale if isinstance(scale, Node) and alike(end, part) and _scales(scale, end) else None
+
+
+def _multiplies(factor: Any, product: Any, part: Node) -> bool:
+    """Whether factor, which may be broadcast, multiplies part without changing its shape or dtype:
+    a scale, or the gate of a branch."""
+    if not isinstance(factor, Node) or not alike(product, part):
+        return False
+    if dtype_of(factor) != dtype_of(part):
+        return False
+    return _scales(factor, part) or broadcasts(factor, part)
+
+
+def _modulation(norm: Norm) -> tuple[Node, dict[str, Any]]:
+    """Where ``N * (1 + scale) + shift`` ends, and its options, all of it in the norm's dtype; just
+    the norm, where nothing modulates it."""
+    product = only_user(norm.end)
+    scale = other_of(factors(product), norm.end)
+    if not _multiplies(scale, product, norm.end):
+        return norm.end, {}
+    options: dict[str, Any] = {"scale": scale, "scale_offset": 0.0}
+    moved = tensor_and_number(terms(scale))
+    if moved is not None and only_user(scale) is product and dtype_of(moved[0]) == dtype_of(scale):
+        options = {"scale": moved[0], "scale_offset": moved[1]}
+    total = only_user(product)
+    shift = other_of(terms(total), product)
+    if _multiplies(shift, total, product):
+        return total, options | {"shift": shift}
+    return product, options
+
+
+def _modulated_next(norm: Norm) -> tuple[Node, dict[str, Any]]:
+    """As options of operators that norm a sum."""
+    end, options = _modulation(norm)
+    return end, {f"next_{name}": value for name, value in options.items()}
 
 
 def _following(stream: Node, *first: Norm) -> list[Norm]:
@@ -264,8 +298,12 @@ def _residual_of(end: Any, part: Node) -> Node | None:
 
 def _post_norm(rewriter: Rewriter, norm: Norm) -> list[Node]:
     """A norm that is added to the residual stream, with what is made of the sum."""
-    add = only_user(norm.end)
-    residual = _residual_of(add, norm.end)
+    branch, gate = norm.end, None
+    product = only_user(branch)
+    if _multiplies(other_of(factors(product), branch), product, branch):
+        branch, gate = product, other_of(factors(product), branch)
+    add = only_user(branch)
+    residual = _residual_of(add, branch)
     if add is None or residual is None or not _one_weight(norm):
         return []
     stream, scale = add, None
@@ -274,9 +312,12 @@ def _post_norm(rewriter: Rewriter, norm: Norm) -> list[Node]:
     options = {"round_intermediates": True}
     if scale is not None:
         options["scale"] = scale
+    if gate is not None:
+        # An activation of it, shared by many rows, stays what it is: its last bits are the model's.
+        options["gate"] = gate
     if dtype_of(stream) == dtype_of(norm.x):
         three = []
-        if scale is None and norm.weight is not None:
+        if scale is None and gate is None and norm.weight is not None:
             three = _three(rewriter, stream, norm)
         if three:
             target = ops.fused_post_attn_triple_norm.default
@@ -290,8 +331,9 @@ def _post_norm(rewriter: Rewriter, norm: Norm) -> list[Node]:
             after = _unviewed(rewriter, following[0], stream)
             target = ops.rms_norm_add_rms_norm.default
             args = (norm.x, residual, norm.weight, after.weight, norm.eps)
-            common = options_of(norm, after) | options
-            if new := rewriter.fuse([stream, after.end], target, *args, **common):
+            end, modulation = _modulated_next(after)
+            common = options_of(norm, after) | options | modulation
+            if new := rewriter.fuse([stream, end], target, *args, **common):
                 return new
     common = options_of(norm) | options
     args = (norm.x, residual, norm.weight, norm.eps)
@@ -299,7 +341,8 @@ def _post_norm(rewriter: Rewriter, norm: Norm) -> list[Node]:
 
 
 def _pre_norm(rewriter: Rewriter, norm: Norm) -> list[Node]:
-    """A sum of the residual stream, each with a factor perhaps, and its norm."""
+    """A sum of the residual stream, each with a factor perhaps, or the branch with a gate, and its
+    norm, which may be modulated."""
     stream = norm.x
     stream = viewed_rows(stream) if terms(stream) is None else stream
     pair = terms(stream)
@@ -307,13 +350,28 @@ def _pre_norm(rewriter: Rewriter, norm: Norm) -> list[Node]:
         return []
     if not _one_weight(norm) or len(_following(stream)) >= 3:
         return []  # three norms of one stream are read once
+    if _gated_branch(pair[0]) is None:
+        pair = pair[::-1] if _gated_branch(pair[1]) is not None else pair
     (x, alpha), (residual, beta) = (_times(part) for part in pair)
     factors_ = {name: f for name, f in (("alpha", alpha), ("beta", beta)) if f != 1.0}
+    if (gated := _gated_branch(x)) is not None and alpha == 1.0:
+        x, factors_["gate"] = gated
     norm = _unviewed(rewriter, norm, stream)
-    options = norm.options | factors_ | {"round_intermediates": True}
+    end, modulation = _modulated_next(norm)
+    options = norm.options | factors_ | modulation | {"round_intermediates": True}
     target = ops.add_rms_norm.default
     args = (x, residual, norm.weight, norm.eps)
-    return rewriter.fuse([norm.end, stream], target, *args, **options)
+    return rewriter.fuse([end, stream], target, *args, **options)
+
+
+def _gated_branch(part: Node) -> tuple[Node, Node] | None:
+    """A branch and its gate, of which part is the product, for this sum alone."""
+    if only_user(part) is None:
+        return None
+    for branch, gate in both_ways(factors(part)):
+        if isinstance(branch, Node) and _multiplies(gate, part, branch):
+            return branch, gate
+    return None
 
 
 def _times(part: Node) -> tuple[Node, float]:
@@ -352,13 +410,21 @@ def _gated(rewriter: Rewriter, norm: Norm) -> list[Node]:
     return rewriter.fuse([end], ops.gated_rms_norm.default, *args, **options)
 
 
+def _modulated(rewriter: Rewriter, norm: Norm) -> list[Node]:
+    """A norm with a scale, which has an offset, or with a scale and a shift."""
+    end, options = _modulation(norm)
+    if not options or (options["scale_offset"] == 0.0 and "shift" not in options):
+        return []
+    args = (norm.x, norm.weight, options.pop("scale"), options.pop("shift", None), norm.eps)
+    options |= norm.options | {"round_intermediates": True}
+    return rewriter.fuse([end], ops.rms_norm_modulate.default, *args, **options)
+
+
 def _scaled(rewriter: Rewriter, norm: Norm) -> list[Node]:
     """A norm times a tensor."""
     end = only_user(norm.end)
     scale = other_of(factors(end), norm.end)
-    if not isinstance(scale, Node) or not alike(end, norm.end) or dtype_of(scale) != dtype_of(end):
-        return []
-    if not (_scales(scale, end) or broadcasts(scale, end)):
+    if not _multiplies(scale, end, norm.end):
         return []
     options = norm.options | {"round_intermediates": True}
     args = (norm.x, norm.weight, scale, norm.eps)

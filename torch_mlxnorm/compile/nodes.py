@@ -214,6 +214,25 @@ def viewed_rows(node: Any) -> Node | None:
     return node.args[0] if equal(old.shape[-1], new.shape[-1]) else None
 
 
+def last_dim(dim: Any, of: Any) -> bool:
+    """Whether it is the last dimension of a tensor."""
+    value = tensor_of(of)
+    return value is not None and isinstance(dim, int) and dim in (-1, value.dim() - 1)
+
+
+def slice_of(node: Any, of: Node) -> tuple[int, int] | None:
+    """First and last of the elements that node takes of the last dimension of a tensor, or of what
+    has its values, with step 1."""
+    if not is_call(node, aten.slice.Tensor) or node.kwargs or not same_values(node.args[0], of):
+        return None
+    size = tensor_of(of).shape[-1]
+    dim, first, last, step = (*node.args[1:], *(0, None, None, 1)[len(node.args) - 1 :])
+    first, last = first or 0, size if last is None else last
+    if not all(isinstance(n, int) for n in (first, last, size)) or first < 0 or step != 1:
+        return None
+    return (first, size + last if last < 0 else min(last, size)) if last_dim(dim, of) else None
+
+
 def mutates(node: Node) -> bool:
     """Whether node may write to what others read: nothing is moved past it."""
     if node.op != "call_function":

@@ -82,10 +82,16 @@ class Rewriter:
 
     def sizes(self, node: Node, before: Node) -> list[int | Node]:
         """The shape of a tensor, as arguments of a call."""
-        return [
-            size if isinstance(size, int) else self.emit(before, aten.sym_size.int, node, i)
-            for i, size in enumerate(node.meta["val"].shape)
-        ]
+        return [self.size(node, i, before) for i in range(node.meta["val"].dim())]
+
+    def size(self, node: Node, dim: int, before: Node) -> int | Node:
+        size = node.meta["val"].shape[dim]
+        return size if isinstance(size, int) else self.emit(before, aten.sym_size.int, node, dim)
+
+    def sum(self, a: int | Node, b: int | Node, before: Node) -> int | Node:
+        if isinstance(a, int) and isinstance(b, int):
+            return a + b
+        return self.emit(before, operator.add, a, b)
 
     def replace(self, old: Node, new: Node) -> None:
         old.replace_all_uses_with(new)

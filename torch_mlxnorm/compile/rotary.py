@@ -1,44 +1,30 @@
-"""Norms of heads that are rotated: ``y * cos + cat(-y1, y0) * sin``, where y is a norm or another
-layout of one."""
+"""Norms of heads that are rotated, in whichever way (:mod:`rotations`), where what is rotated is a
+norm, another layout of one, or several joined."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch.fx import Node
 
 from torch_mlxnorm.compile.nodes import (
-    DTYPES,
     VIEWS,
     aten,
-    both_ways,
-    broadcasts,
+    dtype_of,
     equal,
-    factors,
     is_call,
-    is_cast_to,
     is_row,
+    last_dim,
     only_user,
     same_sizes,
     tensor_of,
-    terms,
     viewed_rows,
 )
 from torch_mlxnorm.compile.norms import Norm, as_norm
 from torch_mlxnorm.compile.rewriting import Rewriter, ops
-
-
-@dataclass
-class Rotation:
-    """``end`` is the rotated ``y``, whose last dimension may have a part that is not rotated."""
-
-    end: Node
-    y: Node
-    cos: Node
-    sin: Node
-    rounding: str
+from torch_mlxnorm.compile.rotations import Rotation, Table, rotation_to
 
 
 @dataclass
@@ -55,100 +41,51 @@ def fuse_rotary(rewriter: Rewriter) -> None:
     three side by side."""
     tables: dict[tuple[Any, ...], Node] = {}
     for node in list(rewriter.graph.nodes):
-        if node._erased or (rotation := _rotation(node)) is None:
+        if node._erased or (rotation := rotation_to(node)) is None:
             continue
-        if (heads := _heads(rotation.y)) is not None:
-            _rotate(rewriter, rotation, heads, tables)
+        if (y := _cut_before_the_norm(rewriter, rotation.y)) is not rotation.y:
+            rotation = replace(rotation, y=y)
+        if (joined := _joined_heads(rotation.y)) is not None:
+            _rotate(rewriter, rotation, *joined, tables)
     _side_by_side(rewriter)
 
 
-def _rotation(end: Any) -> Rotation | None:
-    pair = terms(end)
-    if pair is None or not all(isinstance(part, Node) for part in pair):
+def _cut_before_the_norm(rewriter: Rewriter, y: Node) -> Node:
+    """Some rows of a norm as a norm of some rows, where the others are wanted without rotation."""
+    if not _is_slice_of_rows(y) or (norm := as_norm(y.args[0])) is None:
+        return y
+    if not all(_is_slice_of_rows(user) for user in norm.end.users):
+        return y
+    if norm.weight is not None and not is_row(norm.weight, norm.x):
+        return y
+    new = y
+    for user in list(norm.end.users):
+        rows = rewriter.emit(user, aten.slice.Tensor, norm.x, *user.args[1:])
+        call = rewriter.emit(
+            user, ops.rms_norm.default, rows, norm.weight, norm.eps, **norm.options
+        )
+        rewriter.replace(user, call)
+        new = call if user is y else new
+    return new
+
+
+def _is_slice_of_rows(node: Any) -> bool:
+    if not is_call(node, aten.slice.Tensor) or node.kwargs or len(node.args) < 2:
+        return False
+    return not last_dim(node.args[1], node)
+
+
+def _joined_heads(y: Node) -> tuple[list[Heads], int | None] | None:
+    """Norms that are rotated, and the dimension in which they are joined before."""
+    if not is_call(y, aten.cat.default):
+        return None if (heads := _heads(y)) is None else ([heads], None)
+    dim = y.args[1] if len(y.args) > 1 else 0
+    if last_dim(dim, y) or any(only_user(part) is not y for part in y.args[0]):
         return None
-    for plain, turned in (pair, pair[::-1]):
-        for y, cos in both_ways(factors(plain)):
-            for half_turn, sin in both_ways(factors(turned)):
-                if not all(isinstance(n, Node) for n in (y, cos, half_turn, sin)):
-                    continue
-                if not _is_half_turn(half_turn, y) or not broadcasts(cos, y):
-                    continue
-                if not broadcasts(sin, y) or any(len(n.users) != 1 for n in (plain, turned)):
-                    continue
-                parts = {plain, *half_turn.all_input_nodes}
-                parts |= {p for n in half_turn.all_input_nodes for p in n.all_input_nodes}
-                if set(y.users) - parts or half_turn.users.keys() != {turned}:
-                    continue
-                if (found := _finished(end, y, cos, sin, plain, turned)) is not None:
-                    return found
-    return None
-
-
-def _finished(
-    end: Node, y: Node, cos: Node, sin: Node, plain: Node, turned: Node
-) -> Rotation | None:
-    """How it is rounded, and with the part of a row that is not rotated."""
-    value = tensor_of(y)
-    dtypes = {tensor_of(node).dtype for node in (plain, turned, end)}
-    if dtypes == {value.dtype}:
-        rounding = "products"
-    elif dtypes == {torch.float32} and value.dtype in DTYPES:
-        rounding, cast = "once", only_user(end)
-        if cast is None or not is_cast_to(cast, value.dtype):
-            return None
-        end = cast
-    else:
+    parts = [_heads(part) for part in y.args[0]]
+    if any(part is None for part in parts):
         return None
-    if not same_sizes(tensor_of(end).shape, value.shape):
-        return None
-    if is_call(y, aten.slice.Tensor):
-        whole = y.args[0]
-        joined, size = only_user(end), value.shape[-1]
-        if not is_call(joined, aten.cat.default) or len(joined.args[0]) != 2:
-            return None
-        front, rest = joined.args[0]
-        dim = joined.args[1] if len(joined.args) > 1 else 0
-        if front is not end or dim not in (-1, value.dim() - 1) or only_user(rest) is not joined:
-            return None
-        total = tensor_of(whole).shape[-1]
-        if not isinstance(total, int) or set(whole.users) != {y, rest}:
-            return None
-        if not _is_slice(y, whole, 0, size) or not _is_slice(rest, whole, size, total):
-            return None
-        return Rotation(joined, whole, cos, sin, rounding)
-    return Rotation(end, y, cos, sin, rounding)
-
-
-def _is_half_turn(node: Any, y: Node) -> bool:
-    """``cat(-y1, y0)`` of the halves of y."""
-    value = tensor_of(y)
-    if not is_call(node, aten.cat.default) or len(node.args[0]) != 2 or value is None:
-        return False
-    size = value.shape[-1]
-    if not isinstance(size, int) or size % 2 or size == 0:
-        return False
-    if (node.args[1] if len(node.args) > 1 else 0) not in (-1, value.dim() - 1):
-        return False
-    negated, low = node.args[0]
-    if not is_call(negated, aten.neg.default) or len(negated.users) != 1:
-        return False
-    high = negated.args[0]
-    if len(low.users) != 1 or len(high.users) != 1:
-        return False
-    return _is_slice(low, y, 0, size // 2) and _is_slice(high, y, size // 2, size)
-
-
-def _is_slice(node: Any, of: Node, start: int, end: int) -> bool:
-    """Of the last dimension, with step 1."""
-    if not is_call(node, aten.slice.Tensor) or node.args[0] is not of or node.kwargs:
-        return False
-    dims, size = tensor_of(of).dim(), tensor_of(of).shape[-1]
-    dim, first, last, step = (*node.args[1:], *(0, None, None, 1)[len(node.args) - 1 :])
-    first, last = first or 0, size if last is None else last
-    if not isinstance(first, int) or not isinstance(last, int) or first < 0:
-        return False
-    last = size + last if last < 0 else min(last, size)
-    return dim % dims == dims - 1 and step == 1 and (first, last) == (start, end)
+    return parts, dim % tensor_of(y).dim()
 
 
 def _heads(y: Node) -> Heads | None:
@@ -195,26 +132,127 @@ def _splits_heads(view: Node, norm: Norm) -> bool:
 
 
 def _rotate(
-    rewriter: Rewriter, rotation: Rotation, heads: Heads, tables: dict[tuple[Any, ...], Node]
+    rewriter: Rewriter,
+    rotation: Rotation,
+    parts: list[Heads],
+    axis: int | None,
+    known: dict[tuple[Any, ...], Node],
 ) -> None:
-    norm, end = heads.norm, rotation.end
-    if not rewriter.may_replace([end], [norm.x, norm.weight, rotation.cos, rotation.sin]):
+    end, dims = rotation.end, tensor_of(rotation.y).dim()
+    read = [(heads.norm.x, heads.norm.weight) for heads in parts]
+    if not rewriter.may_replace([end], [read, rotation.cos.node, rotation.sin.node]):
         return
-    dims = tensor_of(rotation.y).dim()
+    tables = [_materialized(rewriter, end, t, known) for t in (rotation.cos, rotation.sin)]
+    results: list[Node] = []
+    start: int | Node = 0
+    for heads in parts:
+        x = heads.norm.x
+        if heads.split is not None:
+            x = rewriter.emit(end, aten.reshape.default, x, heads.split.args[1])
+        mine = tables
+        if axis is not None:
+            size = rewriter.size(x, heads.order[axis], end)
+            stop = rewriter.sum(start, size, end)
+            mine = [_rows_of(rewriter, end, t, dims - axis, (start, stop), known) for t in tables]
+            start = stop
+        results.append(_rotated(rewriter, rotation, heads, x, mine, known))
+    new = results[0] if axis is None else rewriter.emit(end, aten.cat.default, results, axis)
+    rewriter.replace(end, new)
+
+
+def _rotated(
+    rewriter: Rewriter,
+    rotation: Rotation,
+    heads: Heads,
+    x: Node,
+    tables: list[Node],
+    known: dict[tuple[Any, ...], Node],
+) -> Node:
+    norm, end = heads.norm, rotation.end
+    dims = len(heads.order)
     back = [heads.order.index(i) for i in range(dims)]
-    cos, sin = (_table(rewriter, t, dims, back, tables) for t in (rotation.cos, rotation.sin))
-    options = norm.options | {"full_tables": True, "rope_rounding": rotation.rounding}
-    options["round_intermediates"] = True
-    x = norm.x
-    if heads.split is not None:
-        x = rewriter.emit(end, aten.reshape.default, x, heads.split.args[1])
-        options["across_heads"] = True
+    cos, sin = (_table(rewriter, t, dims, back, known) for t in tables)
+    options = norm.options | {"rope_rounding": rotation.rounding, "round_intermediates": True}
+    options |= {"full_tables": True} if rotation.full else {}
+    options |= {"interleaved": True} if rotation.interleaved else {}
+    options |= {"across_heads": True} if heads.split is not None else {}
     call = rewriter.emit(
         end, ops.rms_norm_rope.default, x, norm.weight, cos, sin, norm.eps, **options
     )
     if back != list(range(dims)):
         call = rewriter.emit(end, aten.permute.default, call, heads.order)
-    rewriter.replace(end, call)
+    return call
+
+
+def _materialized(
+    rewriter: Rewriter, place: Node, table: Table, known: dict[tuple[Any, ...], Node]
+) -> Node:
+    """A tensor with rows of stride 1, once for all that read it."""
+    node = _once(table.node, known)
+    if not table.part and equal(tensor_of(node).stride(-1), 1):
+        return node
+    key = (node, table.part)
+    if key not in known:
+        place = _after(node)
+        if table.part in ("real", "imaginary"):
+            parts = rewriter.emit(place, aten.view_as_real.default, node)
+            number = ("real", "imaginary").index(table.part)
+            rows = rewriter.emit(place, aten.select.int, parts, -1, number)
+            if dtype_of(rows) == torch.float64:
+                convert = torch.ops.prims.convert_element_type.default
+                rows = rewriter.emit(place, convert, rows, torch.float32)
+        elif table.part:
+            rows = _of_matrices(rewriter, place, node, table.part)
+        else:
+            rows = node
+        if not equal(tensor_of(rows).stride(-1), 1):
+            kind = torch.contiguous_format
+            rows = rewriter.emit(place, aten.clone.default, rows, memory_format=kind)
+        known[key] = rows
+    return known[key]
+
+
+def _of_matrices(rewriter: Rewriter, place: Node, matrices: Node, part: str) -> Node:
+    """Of ``[[a, b], [c, d]]`` a and d by turns, or -b and c: a sum with a product's negative is
+    their difference, to the bit."""
+    rows = ((0, 0), (1, 1)) if part == "diagonal" else ((0, 1), (1, 0))
+    columns = []
+    for i, j in rows:
+        row = rewriter.emit(place, aten.select.int, matrices, -2, i)
+        column = rewriter.emit(place, aten.select.int, row, -1, j)
+        if (i, j) == (0, 1):
+            column = rewriter.emit(place, aten.neg.default, column)
+        columns.append(rewriter.emit(place, aten.unsqueeze.default, column, -1))
+    pairs = rewriter.emit(place, aten.cat.default, columns, -1)
+    *sizes, count, _ = rewriter.sizes(pairs, place)
+    return rewriter.emit(place, aten.reshape.default, pairs, [*sizes, 2 * count])
+
+
+def _rows_of(
+    rewriter: Rewriter,
+    place: Node,
+    table: Node,
+    from_the_end: int,
+    rows: tuple[int | Node, int | Node],
+    known: dict[tuple[Any, ...], Node],
+) -> Node:
+    """What of a table belongs to some rows of a dimension."""
+    shape = tensor_of(table).shape
+    if from_the_end > len(shape) or equal(shape[-from_the_end], 1):
+        return table
+    values = [n if isinstance(n, int) else n.meta["val"] for n in rows]
+    key = (table, from_the_end, str(values))
+    if key not in known:
+        axis = len(shape) - from_the_end
+        known[key] = rewriter.emit(place, aten.slice.Tensor, table, axis, *rows)
+    return known[key]
+
+
+def _after(node: Node) -> Node:
+    place = node.next
+    while place.op in ("placeholder", "get_attr"):
+        place = place.next
+    return place
 
 
 def _table(
@@ -226,10 +264,7 @@ def _table(
         return table
     key = (table, *order)
     if key not in known:
-        place = table.next
-        while place.op in ("placeholder", "get_attr"):
-            place = place.next
-        whole = table
+        place, whole = _after(table), table
         for _ in range(dims - tensor_of(table).dim()):
             whole = rewriter.emit(place, aten.unsqueeze.default, whole, 0)
         known[key] = rewriter.emit(place, aten.permute.default, whole, order)
@@ -254,15 +289,22 @@ def _once(table: Node, known: dict[tuple[Any, ...], Node]) -> Node:
     return known.setdefault((table.target, _once(of, known), str(rest)), table)
 
 
+_NEAR = 4  # rotations that are looked at for one with the same tables: text and image by turns
+
+
 def _side_by_side(rewriter: Rewriter) -> None:
     ropes = rewriter.calls(ops.rms_norm_rope.default)
-    place, since = 0, None
-    while place + 1 < len(ropes):
-        q, k = ropes[place], ropes[place + 1]
-        until = ropes[place + 2] if place + 2 < len(ropes) else None
-        fused = _fuse_two_or_three(rewriter, q, k, since, until) if _go_together(q, k) else []
+    since = None
+    while ropes:
+        q = ropes.pop(0)
+        fused = []
+        for place, k in enumerate(ropes[: _NEAR - 1]):
+            if _go_together(q, k):
+                until = ropes[place + 1] if place + 1 < len(ropes) else None
+                if fused := _fuse_two_or_three(rewriter, q, k, since, until):
+                    ropes.remove(k)
+                    break
         since = fused[-1] if fused else q
-        place += 2 if fused else 1
 
 
 def _go_together(q: Node, k: Node) -> bool:

@@ -35,6 +35,9 @@ class Norms:
         for path, module in self.model.named_modules():
             if _swap.is_swapped(module):
                 continue
+            if isinstance(module, nn.LayerNorm):
+                yield Entry(path, type(module).__name__, reason="it takes the mean off")
+                continue
             norm = norm_of(module)
             if norm is not None:
                 yield from self._replace(path, norm)

@@ -87,6 +87,7 @@ class Report:
             if op is None:
                 yield f"  {first.path}{more} ({class_name}): left alone, {reason}"
                 continue
-            equal = min(e.equal for e in entries if e.equal is not None)
+            shares = [e.equal for e in entries if e.equal is not None]
+            equal = f"{min(shares):.4%} equal" if shares else "not compared"
             launches = f"{first.launches_before} -> {first.launches_after}"
-            yield f"  {first.path}{more} ({class_name}): {op}, {equal:.4%} equal, {launches}"
+            yield f"  {first.path}{more} ({class_name}): {op}, {equal}, {launches}"

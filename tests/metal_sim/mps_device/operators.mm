@@ -102,13 +102,19 @@ Tensor& set_storage(Tensor& self, c10::Storage storage, int64_t offset, IntArray
   return self;
 }
 
+// Another tensor in the same memory, perhaps the real numbers of complex ones.
+Tensor alias(const Tensor& self, caffe2::TypeMeta type, IntArrayRef size, IntArrayRef stride,
+             int64_t offset) {
+  Tensor view = at::detail::make_tensor<c10::TensorImpl>(
+      c10::TensorImpl::VIEW, c10::Storage(self.storage()), self.key_set(), type);
+  at::native::setStrided(view, size, stride, offset);
+  return view;
+}
+
 // PyTorch's own kernel for this refuses MPS in 2.8.
 Tensor as_strided(const Tensor& self, IntArrayRef size, IntArrayRef stride,
                   std::optional<int64_t> offset) {
-  Tensor view = at::detail::make_tensor<c10::TensorImpl>(
-      c10::TensorImpl::VIEW, c10::Storage(self.storage()), self.key_set(), self.dtype());
-  at::native::setStrided(view, size, stride, offset.value_or(self.storage_offset()));
-  return view;
+  return alias(self, self.dtype(), size, stride, offset.value_or(self.storage_offset()));
 }
 
 // ---- operators that move data -------------------------------------------------------------------
@@ -228,7 +234,7 @@ class CpuFallback {
       if (auto index = aliased_argument(result); index && originals_[*index].isTensor()) {
         const Tensor& original = originals_[*index].toTensor();
         if (result.alias_info()->isWrite()) return original;
-        return at::as_strided(original, host.sizes(), host.strides(), host.storage_offset());
+        return alias(original, host.dtype(), host.sizes(), host.strides(), host.storage_offset());
       }
       return to_device(host);
     }
