@@ -49,7 +49,9 @@ class Kind:
         self, function: FunctionType, blocks: dict[nn.Module, str], report: Report
     ) -> None:
         self.function, self.blocks, self.report = function, blocks, report
+        self.paths = frozenset(blocks.values())
         self.refused = False
+        self._written: dict[str, Entry] = {}  # what the report had before
         self.shares: list[float] = []
         self._graphs = 0
         self._ran: list[Rewritten] = []
@@ -93,36 +95,42 @@ class Kind:
 
     def _tell(self, block: nn.Module) -> None:
         """What was made of a block, at its first call."""
-        path = self.blocks.pop(block)
         calls = [call for ran in self._ran for call in ran.calls if call != "rms_norm"]
         if any(ran.mutates for ran in self._ran):
-            self.blocks[block] = path
             return self.refuse("its code changes its inputs")
         if not calls:
-            self.blocks[block] = path
             return self.refuse("nothing in it can be fused")
-        entry = Entry(
-            path,
-            type(block).__name__,
-            ", ".join(dict.fromkeys(calls)),
-            min(self.shares, default=None),
-            sum(ran.before for ran in self._ran),
-            sum(ran.after for ran in self._ran),
-        )
+        path = self.blocks.pop(block)
         absorbed = {f"{path}.{name}" for ran in self._ran for name in ran.absorbed}
-        for place, old in enumerate(self.report.entries):
-            if old.path == path and old.reason == NOT_YET:
-                self.report.entries[place] = entry
-            elif old.path in absorbed:
-                self.report.entries[place] = dataclasses.replace(old, launches_after=0)
+        for old in self.report.entries:
+            if old.path in absorbed:
+                self._write(dataclasses.replace(old, launches_after=0))
+        self._write(
+            Entry(
+                path,
+                type(block).__name__,
+                ", ".join(dict.fromkeys(calls)),
+                min(self.shares, default=None),
+                sum(ran.before for ran in self._ran),
+                sum(ran.after for ran in self._ran),
+            )
+        )
+        return None
+
+    def _write(self, entry: Entry) -> None:
+        places = {old.path: place for place, old in enumerate(self.report.entries)}
+        place = places[entry.path]
+        self._written.setdefault(entry.path, self.report.entries[place])
+        self.report.entries[place] = entry
 
     def refuse(self, reason: str, share: float | None = None) -> None:
         """Blocks that have run as a graph and were equal are refused as well: their code is one."""
         self.refused = True
-        for place, old in enumerate(self.report.entries):
-            if old.reason == NOT_YET and old.path in self.blocks.values():
-                new = dataclasses.replace(old, reason=reason, equal=share)
-                self.report.entries[place] = new
+        for entry in list(self._written.values()):
+            self._write(entry)
+        for old in self.report.entries:
+            if old.reason == NOT_YET and old.path in self.paths:
+                self._write(dataclasses.replace(old, reason=reason, equal=share))
 
     def _backend(self, graph: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]:
         from torch_mlxnorm.compile.dynamo import compiled

@@ -85,7 +85,8 @@ class Bytes(TorchDispatchMode):
         if name.startswith(BETWEEN):
             return result
         inputs, outputs = _numbers((args, kwargs)), _numbers(result)
-        if outputs and not (func.is_view and not any(t in self._chains for t in inputs)):
+        is_view = func.is_view or name == "aten::_unsafe_view"
+        if outputs and not (is_view and not any(t in self._chains for t in inputs)):
             chain = self._joined(inputs, outputs)
             kind = 2 if name.startswith(RMS_NORMS) else int(name.startswith(LAYER_NORMS))
             self._kinds[chain] = max(self._kinds[chain], kind)
