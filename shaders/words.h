@@ -328,6 +328,10 @@ METAL_FUNC ValuesOf<T> operator/(ValuesOf<T> a, ValuesOf<T> b) {
   return a;
 }
 template <typename T>
+METAL_FUNC ValuesOf<T> operator/(ValuesOf<T> a, float b) {
+  return a / splat<T>(b);
+}
+template <typename T>
 METAL_FUNC ValuesOf<T> operator/(float a, ValuesOf<T> b) {
   return splat<T>(a) / b;
 }

@@ -112,15 +112,38 @@ class Interval:
 
     def inverse_rms(self, eps: float) -> Interval:
         """`rsqrt(mean(x**2, last dim) + eps)`."""
+        most, least = self._sums_of_squares()
+        low, high = (torch.rsqrt(s / self.low.shape[-1] + eps) for s in (most, least))
+        return Interval(low, high).widened(INVERSE_RMS)
+
+    def norm(self) -> Interval:
+        """`sqrt(sum(x**2, last dim))`."""
+        most, least = self._sums_of_squares()
+        return Interval(least.sqrt(), most.sqrt()).widened(INVERSE_RMS)
+
+    def mean_square(self, rounded: torch.dtype) -> Interval:
+        """`mean(x**2, last dim)`, of squares that are rounded."""
+        largest, smallest = (t.to(rounded).double() for t in self._squares())
+        low, high = (t.mean(dim=-1, keepdim=True) for t in (smallest, largest))
+        return Interval(low, high).widened(2 * INVERSE_RMS)
+
+    def sqrt(self) -> Interval:
+        return _hull([self.low.sqrt(), self.high.sqrt()])
+
+    def at_least(self, least: float) -> Interval:
+        ends = least, _as_float32(torch.tensor(least, dtype=torch.float64)).item()
+        return Interval(self.low.clamp_min(min(ends)), self.high.clamp_min(max(ends)))
+
+    def _sums_of_squares(self) -> tuple[Tensor, Tensor]:
+        """At most, at least."""
         largest, smallest = self._squares()
         most, least = (t.sum(dim=-1, keepdim=True) for t in (largest, smallest))
         # Past the end of float32 a square overflows; a sum of them may, unless float64 adds them.
         most = torch.where(most * (1 + 2 * INVERSE_RMS) > FLOAT32_MAX, torch.inf, most)
         square = smallest.amax(dim=-1, keepdim=True)
         least = torch.where(square * (1 - 2 * INVERSE_RMS) > FLOAT32_MAX, torch.inf, least)
-        sums = [torch.where(s > FLOAT32_MAX, s, _as_float32(s)) for s in (most, least)]
-        low, high = (torch.rsqrt(s / self.low.shape[-1] + eps) for s in sums)
-        return Interval(low, high).widened(INVERSE_RMS)
+        most, least = (torch.where(s > FLOAT32_MAX, s, _as_float32(s)) for s in (most, least))
+        return most, least
 
     def overflows_when_squared(self) -> Tensor:
         """Rows whose squares float32 cannot sum, and float64 can: infinity may be divided by."""

@@ -214,11 +214,11 @@ def autocast(device: str) -> torch.autocast:
 
 
 @pytest.mark.mps
-@each_op_that(lambda op: len(op.named("input", "residual", "experts")) > 1)
+@each_op_that(lambda op: len(op.activations) > 1)
 def test_autocast_promotes_activations(device: str, op: Op) -> None:
     """To the widest dtype among them, as PyTorch's promoting ops do. A float32 residual is taken as
     it is."""
-    names = op.named("input", "residual", "experts")
+    names = op.activations
     for dtypes in itertools.product([F32, BF16, F16], repeat=len(names)):
         call = op.call((4,), 24, torch.float32, device)
         for name, dtype in zip(names, dtypes, strict=True):

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from torch_mlxnorm._roles import has_channels
+
 # Relative to the magnitude, in half units in the last place of float32. On the CPU results err by
 # up to 4, and 7 after two norms in a row; the exponential function of a GPU may add 8.
 ARITHMETIC = 24 * 2.0**-24
@@ -34,11 +36,13 @@ class Comparison:
         return f"{self.wrong} of {self.elements} elements are wrong; {self.where}"
 
 
-def rounds_between(dtype: torch.dtype, options: dict[str, object]) -> torch.dtype | None:
+def rounds_between(
+    operator: str, dtype: torch.dtype, options: dict[str, object]
+) -> torch.dtype | None:
     """The 16-bit dtype that an operator called so rounds to before the end, if it does."""
     llama = options.get("casting_mode") == "llama"
-    rounds = dtype != torch.float32 and (llama or options.get("round_intermediates"))
-    return dtype if rounds else None
+    rounds = has_channels(operator) or llama or options.get("round_intermediates")
+    return dtype if rounds and dtype != torch.float32 else None
 
 
 def compare(

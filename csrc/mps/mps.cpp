@@ -5,6 +5,7 @@
 #include <optional>
 #include <vector>
 
+#include "../channel_layout.h"
 #include "../record.h"
 #include "../register.h"
 #include "launch.h"
@@ -28,6 +29,11 @@ struct Mps {
   }
   static void run(const NormCall& call, const at::Tensor* const* outs) {
     const OpTable& op = call.op();
+    if (has_channels(op)) {
+      return run_channels(call, *outs[0], [&](const LaidOutChannels& laid_out) {
+        launch(op, laid_out, call.options());
+      });
+    }
     std::optional<LaidOutCall> segments[kMaxSegments];
     bool together = true;
     for (size_t s = 0; s < op.segment_count; ++s) {
@@ -53,6 +59,16 @@ struct Mps {
   // In one dispatch: rows as long as one another, and no copies of tensors that both have.
   static bool go_together(const LaidOutCall& a, const LaidOutCall& b) {
     return a.layout.dim == b.layout.dim && !a.has_copies() && !b.has_copies();
+  }
+
+  static void launch(const OpTable& op, const LaidOutChannels& laid_out,
+                     const NormOptions& options) {
+    const Segment& segment = op.segments[0];
+    const NormLayout* const layouts[] = {&laid_out.layout};
+    Bindings bindings;
+    bindings.add(segment, laid_out.tensors, &laid_out.out);
+    const bool aligned = all_aligned(op, segment, laid_out.layout, laid_out.tensors, &laid_out.out);
+    mps::run(make_launch(op, layouts, options, aligned), bindings);
   }
 
   static void launch(const OpTable& op, const std::optional<LaidOutCall>* segments,

@@ -76,7 +76,7 @@ struct FirstResult<Formula, decltype(void(Formula::kFirstResult))> {
 // N(x, weight): x / rms(x) * (weight + weight_offset), where x is what the last sum was over.
 template <typename Piece, typename Values>
 METAL_FUNC Values norm(Piece piece, Values x, int weight) {
-  x = x * piece.inverse_rms;
+  x = x * piece.statistic;
   if (!piece.has(weight)) {
     return x;
   }
