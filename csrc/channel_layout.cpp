@@ -84,17 +84,16 @@ class Positions {
   c10::SmallVector<size_t, 5> order_;
 };
 
-// None if x or out are neither.
-std::optional<LaidOutChannels> lay_out(const NormCall& call, const at::Tensor& x,
-                                       const at::Tensor& out) {
-  LaidOutChannels result{.out = &out};
-  NormLayout& layout = result.layout;
+}  // namespace
+
+LaidOutChannels::LaidOutChannels(const NormCall& call, const at::Tensor& x, const at::Tensor& out)
+    : out(&out) {
   const size_t count = call.op().tensors.size();
-  result.tensors[0] = &x;
+  tensors[0] = &x;
   c10::SmallVector<Strides, kMaxTensors> strides = {strides_of(x, out)};
   for (size_t t = 1; t < count; ++t) {
     const Argument& operand = call.tensor(t);
-    result.tensors[t] = operand.tensor;
+    tensors[t] = operand.tensor;
     strides.push_back(operand ? strides_of(*operand.tensor, out)
                               : Strides{c10::DimVector(out.dim() - 1, 0), 0});
   }
@@ -111,42 +110,36 @@ std::optional<LaidOutChannels> lay_out(const NormCall& call, const at::Tensor& x
     layout.line = line;
     rows = lines;
   } else if (!are_rows) {
-    return std::nullopt;
+    return;
   }
   layout.rows = rows.count();
 
+  bool fold = true;
   const auto place = [&](RowLayout& target, const Strides& from) {
     const std::optional<RowLayout> folded = rows.folded(from);
-    target = folded.value_or(RowLayout{});
-    return folded.has_value();
+    target = folded.value_or(evenly_spaced(0));
+    fold = fold && folded.has_value();
   };
   for (size_t t = 0; t < count; ++t) {
     layout.tensors[t] = evenly_spaced(0);
-    if (result.tensors[t] == nullptr) {
+    if (tensors[t] == nullptr) {
       continue;
     }
+    if (layout.line == 0 && t > 0 && strides[t].channel != 1) {  // read by words of a row
+      copies_[t] = tensors[t]->contiguous();
+      tensors[t] = &copies_[t];
+      strides[t] = strides_of(copies_[t], out);
+    }
     layout.tensor_types |=
-        pack_tensor_type(int(t), tensor_type_of(dtype_of(result.tensors[t]->scalar_type())));
-    const bool is_row = one || strides[t].channel == 1;
-    if (t > 0 && layout.line == 0 && !is_row) {
-      result.copies[t] = result.tensors[t]->contiguous();
-      result.tensors[t] = &result.copies[t];
-      strides[t] = strides_of(result.copies[t], out);
-    }
-    if (!place(layout.tensors[t], strides[t])) {
-      return std::nullopt;
-    }
+        pack_tensor_type(int(t), tensor_type_of(dtype_of(tensors[t]->scalar_type())));
+    place(layout.tensors[t], strides[t]);
     layout.steps[t] = layout.line == 0 ? 0 : strides[t].channel;
   }
-  if (!place(layout.results[0], of_out)) {
-    return std::nullopt;
-  }
+  place(layout.results[0], of_out);
   layout.result_step = layout.line == 0 ? 0 : of_out.channel;
   layout.result_types = pack_tensor_type(0, tensor_type_of(layout.dtype));
-  return result;
+  fits = fold;
 }
-
-}  // namespace
 
 void run_channels(const NormCall& call, const at::Tensor& out,
                   c10::function_ref<void(const LaidOutChannels&)> kernel) {
@@ -154,16 +147,18 @@ void run_channels(const NormCall& call, const at::Tensor& out,
     return;
   }
   const at::Tensor& x = *call.first().tensor;
-  if (const auto in_place = lay_out(call, x, out)) {
-    return kernel(*in_place);
+  if (const LaidOutChannels laid_out(call, x, out); laid_out.fits) {
+    return kernel(laid_out);
   }
-  if (const auto copied = lay_out(call, out, out)) {
+  if (const LaidOutChannels laid_out(call, out, out); laid_out.fits) {
     out.copy_(x);
-    return kernel(*copied);
+    return kernel(laid_out);
   }
   const at::Tensor contiguous = at::empty_like(x, at::MemoryFormat::Contiguous);
   contiguous.copy_(x);
-  kernel(*lay_out(call, contiguous, contiguous));
+  const LaidOutChannels laid_out(call, contiguous, contiguous);
+  TORCH_INTERNAL_ASSERT(laid_out.fits);
+  kernel(laid_out);
   out.copy_(contiguous);
 }
 

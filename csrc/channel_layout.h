@@ -9,11 +9,18 @@
 
 namespace mlxnorm {
 
+// Borrows what the call borrows, x and out.
 struct LaidOutChannels {
+  LaidOutChannels(const NormCall& call, const at::Tensor& x, const at::Tensor& out);
+  LaidOutChannels(const LaidOutChannels&) = delete;  // it points to copies of its own
+
   NormLayout layout{};
   TensorPointers tensors{};
   const at::Tensor* out;
-  at::Tensor copies[kMaxTensors] = {};  // of operands
+  bool fits = false;  // else x and out cannot be addressed so
+
+ private:
+  at::Tensor copies_[kMaxTensors];  // of operands
 };
 
 // Calls `kernel` once, unless there is nothing to do.

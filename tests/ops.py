@@ -362,6 +362,11 @@ class Call:
         """The tensors as the op takes them."""
         return given_to(self.op, self.tensors)
 
+    def given_outs(self, outs: Sequence[Tensor]) -> dict[str, Tensor]:
+        """As the op takes them, by name."""
+        moved = map(channels_first, outs) if self.op.has_channels else outs
+        return dict(zip(self.op.results, moved, strict=True))
+
     def rows_of(self, results: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Of what the op gives, the rows."""
         if not self.op.has_channels:
@@ -503,17 +508,24 @@ class Call:
 
 def given_to(op: Op, tensors: dict[str, Tensor | None]) -> dict[str, Tensor | None]:
     """As the op takes them."""
-    moved = {name: t for name in op.named("channels") if (t := tensors[name]) is not None}
-    return tensors | {name: channels_first(t) for name, t in moved.items()}
+    if not op.has_channels:
+        return tensors
+    x = tensors[op.first]
+    return tensors | {op.first: None if x is None else channels_first(x)}
 
 
 def function_of(call: Call) -> Callable[[dict[str, Tensor | None]], tuple[Tensor, ...]]:
     """The call as a function of its tensors: what torch.compile of PyTorch 2.8 sees through."""
     function, options = getattr(torch_mlxnorm, call.op.name), call.options
+    of_channels = call.op.first if call.op.has_channels else None
 
     def run(tensors: dict[str, Tensor | None]) -> tuple[Tensor, ...]:
-        result = function(**given_to(call.op, tensors), **options)
-        return call.rows_of(result if isinstance(result, tuple) else (result,))
+        if of_channels is not None:
+            x = tensors[of_channels]
+            result = function(**{**tensors, of_channels: channels_first(x)}, **options)
+            return (channels_last(result, x.dim()),)
+        result = function(**tensors, **options)
+        return result if isinstance(result, tuple) else (result,)
 
     return run
 
@@ -530,9 +542,12 @@ def run(call: Call) -> tuple[Tensor, ...]:
     kinds = list(zip(call.shapes, call.result_dtypes, strict=True))
     for result, (shape, dtype) in zip(results, kinds, strict=True):
         assert result.shape == shape and result.dtype == dtype
-        strides = torch.empty_like(like).stride() if call.op.has_channels else None
         assert result.device == like.device
-        assert result.is_contiguous() if strides is None else result.stride() == strides
+        if call.op.has_channels:  # in the memory format of x
+            same = channels_last(torch.empty_like(channels_first(like)), like.dim())
+            assert result.stride() == same.stride()
+        else:
+            assert result.is_contiguous()
     guarded = [Guarded(shape, dtype, like.device) for shape, dtype in kinds]
     outs = call(out=[g.tensor for g in guarded])
     assert_all_same_bits(outs, results)

@@ -93,7 +93,7 @@ def test_vmap_over_what_rows_share(device: str, op: Op) -> None:
 @pytest.mark.parametrize(
     "shape", [(24,), (1, 24), (3, 24), (2, 1, 24), (1, 3, 24), (1, 1, 1, 24)], ids=str
 )
-@each_op
+@each_op_that(lambda op: op.broadcasting)
 def test_vmap_over_what_is_broadcast(device: str, op: Op, shape: tuple[int, ...]) -> None:
     names = op.broadcasting
     shapes = {name: (*shape[:-1], op.columns(name, shape[-1])) for name in names}

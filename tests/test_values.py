@@ -221,7 +221,7 @@ def test_every_op_takes_eps_of_none(where: str, op: Op) -> None:
     expected = call.under(eps=2.0**-23)()
     positional, keyword = call.arguments()
     outs = call.empty_outs()
-    op.packet.out(*positional, None, **keyword, **dict(zip(op.results, outs, strict=True)))
+    op.packet.out(*positional, None, **keyword, **call.given_outs(outs))
     results = op.packet.default(*positional, None, **keyword)
     results = (results,) if isinstance(results, torch.Tensor) else results
     for same in (call.under(eps=None)(), results, outs):

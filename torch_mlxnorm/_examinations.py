@@ -294,7 +294,9 @@ def warm_up(setting: Setting) -> Iterator[Row]:
 
 def cases(operator: Operator, dtype: torch.dtype, setting: Setting) -> Iterator[dict[str, Any]]:
     """What to make calls with: every kernel, then every option."""
-    variants: list[dict[str, Any]] = [{"casting_mode": "llama"}, {"missing": operator.optional}]
+    of_rms = {"form": "rms"} if "form" in operator.options else {}
+    variants: list[dict[str, Any]] = [of_rms | {"casting_mode": "llama"}]
+    variants.append({"missing": operator.optional})
     if "round_intermediates" in operator.options:
         variants.append({"round_intermediates": True})
     if operator.has_scale:

@@ -146,7 +146,7 @@ uint64_t packed(const PipelineKey& key) {
                              choices_of(table_of(key.op), key.choices),
                              uint64_t(key.spacing),
                              key.holds_pairs,
-                             uint64_t(std::countr_zero(key.plan.threads_per_column()))};
+                             uint64_t(std::countr_zero(key.plan.threads_per_column))};
   static_assert(std::size(fields) == std::size(kValues));
   uint64_t word = 0;
   for (size_t i = 0; i < std::size(fields); ++i) {
@@ -184,7 +184,7 @@ std::vector<Constant> constants_of(const PipelineKey& key) {
       {kResultTypesConstant, result_types(table_of(key.op), key.tensor_types), false},
       {kSpacingConstant, key.spacing, false},
       {kHoldsPairsConstant, key.holds_pairs, true},
-      {kThreadsPerColumnConstant, key.plan.threads_per_column(), false},
+      {kThreadsPerColumnConstant, key.plan.threads_per_column, false},
   };
   const uint32_t buffers = bound_buffers(table_of(key.op), key.tensor_types);
   for (int i = 0; i < kParamsBuffer; ++i) {

@@ -275,6 +275,7 @@ Plan plan_columns(const NormLayout& layout, bool aligned, Access access) {
   if (octets > int64_t(kMaxWordsPerThread) * kSimdWidth) {
     plan.kernel = KernelKind::long_columns;
     plan.threads = kMaxColumnThreads;
+    plan.threads_per_column = kSimdWidth;
     plan.lanes_per_row = kMaxColumnThreads / kSimdWidth;
     return plan;
   }
@@ -285,7 +286,8 @@ Plan plan_columns(const NormLayout& layout, bool aligned, Access access) {
   const int64_t threads = few ? int64_t(kSimdWidth) : kColumnThreads;
   plan.lanes_per_row =
       uint32_t(std::clamp<int64_t>(threads / each.threads, kLeastLanesOfColumns, kSimdWidth));
-  plan.threads = plan.lanes_per_row * uint32_t(each.threads);
+  plan.threads_per_column = uint32_t(each.threads);
+  plan.threads = plan.lanes_per_row * plan.threads_per_column;
   return plan;
 }
 

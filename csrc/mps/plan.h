@@ -50,10 +50,7 @@ struct Plan {
   uint32_t rows_per_threadgroup;
   bool vector;  // 16-byte access instead of element by element
   Prefetch prefetch;
-
-  uint32_t threads_per_column() const {
-    return is_of_columns(kernel) ? threads / lanes_per_row : 1;
-  }
+  uint32_t threads_per_column = 1;
 };
 
 // So few rows leave cores of a GPU idle, and are planned otherwise. Retune on a Mac. Tests lower
