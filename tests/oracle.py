@@ -76,6 +76,12 @@ class Interval:
         exact = t.detach().cpu().double()
         return Interval(exact, exact)
 
+    @staticmethod
+    def of_number(value: float) -> Interval:
+        """That float32 may round."""
+        exact = torch.tensor([value], dtype=torch.float64)
+        return _hull([exact])
+
     def __add__(self, other: Interval | float) -> Interval:
         low, high = (other.low, other.high) if isinstance(other, Interval) else (other, other)
         return _hull([self.low + low, self.high + high])
@@ -131,8 +137,8 @@ class Interval:
         return _hull([self.low.sqrt(), self.high.sqrt()])
 
     def at_least(self, least: float) -> Interval:
-        ends = least, _as_float32(torch.tensor(least, dtype=torch.float64)).item()
-        return Interval(self.low.clamp_min(min(ends)), self.high.clamp_min(max(ends)))
+        ends = Interval.of_number(least)
+        return Interval(self.low.clamp_min(ends.low), self.high.clamp_min(ends.high))
 
     def _sums_of_squares(self) -> tuple[Tensor, Tensor]:
         """At most, at least."""

@@ -362,9 +362,7 @@ class Bounds:
         return self.R(x * Interval(low, high), like)
 
     def times(self, x: Tensor | Interval, factor: str, like: Tensor | None = None) -> Interval:
-        exact = torch.tensor([getattr(self.options, factor)], dtype=torch.float64)
-        ends = exact, exact.float().double()
-        product = _interval(x) * Interval(torch.minimum(*ends), torch.maximum(*ends))
+        product = _interval(x) * Interval.of_number(getattr(self.options, factor))
         return self.R(product, like)
 
     def activated(self, x: Tensor | Interval) -> Interval:
@@ -441,10 +439,7 @@ class Bounds:
             self.overflows.append(exact.overflows_when_squared())
             steps = exact / self.divisor(exact, eps)
             if o.form != "rms_steps":
-                root = torch.tensor([x.shape[-1] ** 0.5], dtype=torch.float64)
-                ends = root, root.float().double()
-                factor = Interval(torch.minimum(*ends), torch.maximum(*ends))
-                steps = steps.rounded(self.dtype) * factor
+                steps = steps.rounded(self.dtype) * Interval.of_number(x.shape[-1] ** 0.5)
             if gamma is not None:
                 steps = steps.rounded(self.dtype) * (Interval.of(gamma) + o.weight_offset)
         if bias is not None:
@@ -456,7 +451,9 @@ class Bounds:
         match self.options.form:
             case "rms_steps":
                 mean = x.mean_square(rounded=self.dtype).rounded(self.dtype)
-                return (mean + eps).rounded(self.dtype).sqrt().rounded(self.dtype)
+                return (
+                    (mean + Interval.of_number(eps)).rounded(self.dtype).sqrt().rounded(self.dtype)
+                )
             case "normalize":
                 least = torch.tensor(eps).to(self.dtype).item() or eps
                 return x.norm().rounded(self.dtype).at_least(least)
