@@ -189,6 +189,7 @@ void warm_up(const at::Tensor& like, std::string_view op_name, int64_t dim,
         for (const int64_t words : {int64_t(1), few_rows * kSimdWidth + 1}) {
           NormLayout columns = segments[0];
           columns.rows = 1;
+          columns.tensors[0].size2 = 1;
           columns.line = words * kWordBytes / size_of(columns.dtype);
           const NormLayout* const layout[] = {&columns};
           make_launch(op, layout, options, aligned);
