@@ -168,31 +168,8 @@ void check_residual(const char* op, const Argument& residual, const Argument& x)
   check_shape_like(op, residual, x);
 }
 
-// [..., dim] that broadcasts to the rows of x or, where it may be a scalar, one element.
-void check_operand(const char* op, const Argument& operand, const Argument& x, bool across_heads) {
-  check_floating(op, operand);
-  check_device(op, operand, x);
-  if (!across_heads && operand.tensor->dim() == 1 && !is_symbolic(*operand.tensor) &&
-      !is_symbolic(*x.tensor) && operand.tensor->size(0) == x.tensor->size(-1)) {
-    return;  // the usual case needs no list
-  }
-  const at::SymDimVector expected = shape_of_rows(x, across_heads);
-  const auto sizes = operand.tensor->sym_sizes();
-  const bool scalar = may_be_scalar(operand.role);
-  c10::SymBool fits = broadcasts_to(expected, sizes);
-  if (scalar) {
-    fits = fits.sym_or(has_one_element(sizes));
-  }
-  TORCH_SYM_CHECK(fits, op, ": ", operand.name, " must have ", scalar ? "1 element, or " : "",
-                  "a last dimension of ", expected.back(), " and a shape that broadcasts to ",
-                  at::SymIntArrayRef(expected), " (", named(x),
-                  across_heads ? ", its heads one row), got shape " : "), got shape ", sizes);
-}
-
 // [C], or what broadcasts to [N, C, 1, ...] and has C elements or N times as many.
 void check_per_channel(const char* op, const Argument& operand, const Argument& x) {
-  check_floating(op, operand);
-  check_device(op, operand, x);
   const auto sizes = operand.tensor->sym_sizes(), of_x = x.tensor->sym_sizes();
   const int64_t missing = int64_t(of_x.size()) - int64_t(sizes.size());
   c10::SymBool fits = missing == 0 || missing == 1;
@@ -210,6 +187,30 @@ void check_per_channel(const char* op, const Argument& operand, const Argument& 
   TORCH_SYM_CHECK(fits, op, ": ", operand.name, " must have shape [", of_x[1],
                   "], or an element for each channel in a shape that broadcasts to ",
                   at::SymIntArrayRef(expected), " (as ", x.name, "), got shape ", sizes);
+}
+
+// [..., dim] that broadcasts to the rows of x or, where it may be a scalar, one element.
+void check_operand(const char* op, const Argument& operand, const Argument& x, bool across_heads) {
+  check_floating(op, operand);
+  check_device(op, operand, x);
+  if (operand.role == Role::per_channel) {
+    return check_per_channel(op, operand, x);
+  }
+  if (!across_heads && operand.tensor->dim() == 1 && !is_symbolic(*operand.tensor) &&
+      !is_symbolic(*x.tensor) && operand.tensor->size(0) == x.tensor->size(-1)) {
+    return;  // the usual case needs no list
+  }
+  const at::SymDimVector expected = shape_of_rows(x, across_heads);
+  const auto sizes = operand.tensor->sym_sizes();
+  const bool scalar = may_be_scalar(operand.role);
+  c10::SymBool fits = broadcasts_to(expected, sizes);
+  if (scalar) {
+    fits = fits.sym_or(has_one_element(sizes));
+  }
+  TORCH_SYM_CHECK(fits, op, ": ", operand.name, " must have ", scalar ? "1 element, or " : "",
+                  "a last dimension of ", expected.back(), " and a shape that broadcasts to ",
+                  at::SymIntArrayRef(expected), " (", named(x),
+                  across_heads ? ", its heads one row), got shape " : "), got shape ", sizes);
 }
 
 // [..., top_k]
@@ -237,11 +238,10 @@ void check_tensor(const char* op, const Argument& argument, const Argument& firs
     case Role::weight:
     case Role::scale:
     case Role::bias:
+    case Role::per_channel:
       return check_operand(op, argument, first, across_heads);
     case Role::channels:
       return check_channels(op, argument);
-    case Role::per_channel:
-      return check_per_channel(op, argument, first);
     case Role::routing_weights:
       return check_routing_weights(op, argument, first);
     case Role::angles:

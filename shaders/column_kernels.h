@@ -25,7 +25,8 @@ enum ColumnLimits {
   kMostChunks = 8,          // of channels in registers
   kMostPartialSums = 2048,  // of all words and chunks that a threadgroup has
   kMostColumns = kSimdWidth * kWordBytes / 2,
-  kPlainChunks = 128,  // of long columns; a row of more is no longer held in registers, either
+  kFewRegisters = 384,  // threads that there could be
+  kPlainChunks = 128,   // of long columns; a row of more is no longer held in registers, either
 };
 
 // A channel of a word of columns as formulas see it; formulas/formula.h says what each function
@@ -37,13 +38,14 @@ struct ColumnPiece {
   thread const Tensors<T>* tensors;
   constant NormParams* params;
   uint channel;
-  Values values, statistic;
+  Values values, statistic, inverse;
 
   METAL_FUNC Values input(int /*t*/) const { return values; }
   METAL_FUNC bool has(int t) const { return tensor_type(tensor_types, t) != kAbsent; }
   METAL_FUNC Values operand(int t) const {
     return splat<T>(tensors->element(t, long(channel) * params->steps[t]));
   }
+  METAL_FUNC Values divided(Values x) const { return quotient(x, statistic, inverse); }
   METAL_FUNC float root_dim() const { return params->root_dim; }
   METAL_FUNC float number(Number which) const { return params->numbers[which]; }
   METAL_FUNC uint choice(Choice which) const { return choice_in(choices, which); }
@@ -81,13 +83,15 @@ struct ColumnWord {
     return result;
   }
 
-  METAL_FUNC uint4 finished(uint channel, uint4 loaded, ValuesOf<T> of_sum) const {
+  METAL_FUNC uint4 finished(uint channel, uint4 loaded, ValuesOf<T> of_sum,
+                            ValuesOf<T> inverse) const {
     ColumnPiece<T> piece;
     piece.tensors = &tensors;
     piece.params = params;
     piece.channel = min(channel, params->dim - 1);
     piece.values = unpacked(loaded);
     piece.statistic = of_sum;
+    piece.inverse = inverse;
     const ValuesOf<T> result = Formula::finish(piece, Formula::first_sum(piece)).values[0];
     return Element<T>::pack(result.v);
   }
@@ -230,9 +234,10 @@ METAL_FUNC void sum_words_of_chunks(thread ValuesOf<T>* sums) {
 
 // ---- kernels ------------------------------------------------------------------------------------
 
-// 8 channels are a word or two of a row.
+// 8 channels are a word or two of a row. The limit is more threads than there are: each gets
+// registers for its channels as they are loaded, and not for twice as many that are unpacked.
 template <typename Formula, typename T, int kOctets, bool kVector>
-[[kernel, max_total_threads_per_threadgroup(kMaxColumnThreads)]] void norm_columns(
+[[kernel, max_total_threads_per_threadgroup(kFewRegisters)]] void norm_columns(
     NORM_BUFFERS, uint threadgroup_index [[threadgroup_position_in_grid]],
     uint thread_index [[thread_index_in_threadgroup]], uint threads [[threads_per_threadgroup]],
     uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]],
@@ -288,18 +293,18 @@ template <typename Formula, typename T, int kOctets, bool kVector>
   threadgroup_barrier(mem_flags::mem_threadgroup);
   const ValuesOf<T> of_sum = group.get<T>(totals);
 
-  // All results before the first is written: nothing that a formula reads waits for that.
+  const ValuesOf<T> inverse = 1.0f / of_sum;
+  // A zero that no compiler knows keeps it from keeping channels unpacked, in twice the registers.
+  const uint zero = uint(params.line >> 63);
 #pragma unroll
   for (uint k = 0; k < kWords; ++k) {
     const uint first = (group.of_column() + k * threads_per_column) * kPerWord;
+    // All that formulas read of a few channels, before the first of these is written.
 #pragma unroll
     for (uint i = 0; i < kPerWord; ++i) {
-      kept[k * kPerWord + i] = word.finished(first + i, kept[k * kPerWord + i], of_sum);
+      kept[k * kPerWord + i] =
+          word.finished(first + i, kept[k * kPerWord + i] ^ zero, of_sum, inverse);
     }
-  }
-#pragma unroll
-  for (uint k = 0; k < kWords; ++k) {
-    const uint first = (group.of_column() + k * threads_per_column) * kPerWord;
 #pragma unroll
     for (uint i = 0; i < kPerWord; ++i) {
       word.store(first + i, kept[k * kPerWord + i]);
@@ -356,12 +361,13 @@ template <typename Formula, typename T, bool kVector>
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
   const ValuesOf<T> of_sum = group.get<T>(totals);
+  const ValuesOf<T> inverse = 1.0f / of_sum;
   for (uint chunk = chunks; chunk > 0; --chunk) {  // what was read last is nearest
     const uint first = ((chunk - 1) * kSimdWidth + group.of_column()) * kPerWord;
     uint4 results[kPerWord];
 #pragma unroll
     for (uint i = 0; i < kPerWord; ++i) {
-      results[i] = word.finished(first + i, word.load(first + i), of_sum);
+      results[i] = word.finished(first + i, word.load(first + i), of_sum, inverse);
     }
 #pragma unroll
     for (uint i = 0; i < kPerWord; ++i) {

@@ -87,6 +87,9 @@ struct Piece {
   }
   METAL_FUNC uint top_k() const { return params->top_k; }
 
+  METAL_FUNC Values divided(Values x) const {
+    return quotient(x, filled(statistic), filled(1.0f / statistic));
+  }
   METAL_FUNC float root_dim() const { return params->root_dim; }
 
   METAL_FUNC float number(Number which) const { return params->numbers[which]; }

@@ -336,6 +336,38 @@ def test_out_that_shares_memory(device: str, over: int) -> None:
 # ---- on MPS -------------------------------------------------------------------------------------
 
 
+# Channels of each kernel, by octets that a thread has of them.
+OCTETS = {"1": 125, "2": 250, "3": 96, "4": 1000, "long": 1100}
+
+
+@pytest.mark.mps
+@pytest.mark.parametrize("octets", OCTETS)
+@pytest.mark.parametrize("positions", [64, 37])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=type_id)
+def test_thread_order_does_not_change_a_bit(
+    simulated_mps: str, dtype: torch.dtype, positions: int, octets: str
+) -> None:
+    """Every kernel, with threads run forward, reversed and shuffled, planned for few and many."""
+    channels = OCTETS[octets]
+    x = randn(1, channels, positions, dtype=dtype)
+    expected = channel_rms_norm(x.movedim(1, -1).contiguous().movedim(-1, 1).to("mps"), None)
+    given = x.to("mps")
+
+    def run() -> list[tuple[Tensor, ...]]:
+        with product.planned_for_many_rows():
+            many = channel_rms_norm(given, None)
+        return [(channel_rms_norm(given, None),), (many,)]
+
+    for (result,) in metal_sim.assert_order_independent(run, 1, octets):
+        assert_same_bits(result, expected)
+    with metal_sim.thread_order("forward"):
+        run()
+        torch.mps.synchronize()
+        access = "vector" if positions % 8 == 0 else "scalar"
+        kind = "long_columns" if octets == "long" else f"columns_{octets}"
+        assert f"{OP.name}_{kind}_{type_id(dtype)}_{access}" in metal_sim._kernels_run()
+
+
 @pytest.mark.mps
 def test_a_dispatch_at_most_so_large(simulated_mps: str) -> None:
     """Lines are shared out among several."""

@@ -22,11 +22,14 @@ consteval int most_choices() {
 }
 constexpr int kMostChoicesOfAnOp = most_choices();
 
-uint64_t choices_of(const OpTable& op, uint32_t choices) {
+uint64_t choices_of(const PipelineKey& key) {
   uint64_t result = 0;
-  for (const Option option : op.options) {
+  if (size_t(key.op) >= std::size(kOps)) {
+    return result;
+  }
+  for (const Option option : table_of(key.op).options) {
     if (option.kind == Option::choice) {
-      result = result << kChoiceBits | choice_in(choices, Choice(option.which));
+      result = result << kChoiceBits | choice_in(key.choices, Choice(option.which));
     }
   }
   return result;
@@ -143,7 +146,7 @@ uint64_t packed(const PipelineKey& key) {
                              uint64_t(key.dtype),
                              key.tensor_types,
                              key.scalars,
-                             choices_of(table_of(key.op), key.choices),
+                             choices_of(key),
                              uint64_t(key.spacing),
                              key.holds_pairs,
                              uint64_t(std::countr_zero(key.plan.threads_per_column))};

@@ -38,7 +38,7 @@ struct channel_rms_norm {
     if (form == kRms) {
       return norm(piece, x, kGamma);
     }
-    Values t = x / piece.statistic;
+    Values t = piece.divided(x);
     if (form != kRmsSteps) {
       t = piece.as_stored(t) * piece.root_dim();
     }

@@ -217,9 +217,6 @@ inline Block operator-(Block a) {
 inline Block operator/(Block a, Block b) {
   return {a.low / b.low, a.high / b.high};
 }
-inline Block operator/(Block a, float b) {
-  return {a.low / Vec(b), a.high / Vec(b)};
-}
 inline Block operator/(float a, Block b) {
   return {Vec(a) / b.low, Vec(a) / b.high};
 }

@@ -33,6 +33,7 @@ struct ColumnPiece {
   Block input(int /*t*/) const { return values; }
   bool has(int t) const { return call.tensors[t] != nullptr; }
   Block operand(int t) const { return splat(operands[t]); }
+  Block divided(Block x) const { return x / statistic; }
   float root_dim() const { return call.layout.root_dim; }
   float number(Number which) const { return call.options.numbers[which]; }
   uint32_t choice(Choice which) const {

@@ -140,6 +140,7 @@ struct Piece {
     return sum;
   }
 
+  Block divided(Block x) const { return x / filled(statistic); }
   float root_dim() const { return call.layout.root_dim; }
 
   float number(Number which) const {
