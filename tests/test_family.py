@@ -21,7 +21,7 @@ from torch_mlxnorm.bench.shapes import USES
 
 ROOT = Path(__file__).parents[1]
 DOCS = (ROOT / "docs/ops.md").read_text()
-EPS_OF = {"channel_rms_norm": 1e-12}
+EPS_OF = {"channel_rms_norm": "1e-12"}
 OPTIONS = {"weight_offset": 0.0, "casting_mode": "gemma", "round_intermediates": False}
 
 
@@ -54,7 +54,7 @@ def expected_parameters(op: Op) -> dict[str, object]:
     positional = {t.name: t.default for t in op.tensors.values() if not t.keyword}
     assert {name for name, default in positional.items() if default is None} <= {"shift", "bias"}
     options = {name: value for name, value in OPTIONS.items() if name in op.option_names}
-    return positional | {"eps": EPS_OF.get(op.name, 1e-6)} | own_options(op) | options
+    return positional | {"eps": float(EPS_OF.get(op.name, "1e-6"))} | own_options(op) | options
 
 
 def test_the_family_is_complete() -> None:
@@ -165,7 +165,7 @@ def test_has_a_section_in_the_docs(op: Op) -> None:
     names = [f"{t.name}{'?' * t.optional}{defaults[t.default]}" for t in positional]
     own = [f'{k}="{v}"' if isinstance(v, str) else f"{k}={v}" for k, v in own_options(op).items()]
     options = [name for name in OPTIONS if name in op.option_names]
-    expected = ", ".join([*names, f"eps={EPS_OF.get(op.name, 1e-6)}", "*", *own, *options])
+    expected = ", ".join([*names, f"eps={EPS_OF.get(op.name, '1e-6')}", "*", *own, *options])
     assert signature.strip() == f"{op.name}({expected}) -> {', '.join(op.results)}"
     for result in op.results:
         name = re.sub("out_[abc]", "out_i", result)
