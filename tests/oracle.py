@@ -118,20 +118,21 @@ class Interval:
 
     def inverse_rms(self, eps: float) -> Interval:
         """`rsqrt(mean(x**2, last dim) + eps)`."""
-        most, least = self._sums_of_squares()
+        most, least = self._sums_of_squares(*self._squares())
         low, high = (torch.rsqrt(s / self.low.shape[-1] + eps) for s in (most, least))
         return Interval(low, high).widened(INVERSE_RMS)
 
     def norm(self) -> Interval:
         """`sqrt(sum(x**2, last dim))`."""
-        most, least = self._sums_of_squares()
+        most, least = self._sums_of_squares(*self._squares())
         return Interval(least.sqrt(), most.sqrt()).widened(INVERSE_RMS)
 
     def mean_square(self, rounded: torch.dtype) -> Interval:
         """`mean(x**2, last dim)`, of squares that are rounded."""
-        largest, smallest = (t.to(rounded).double() for t in self._squares())
-        low, high = (t.mean(dim=-1, keepdim=True) for t in (smallest, largest))
-        return Interval(low, high).widened(2 * INVERSE_RMS)
+        squares = self._squares()
+        most, least = self._sums_of_squares(*(t.to(rounded).double() for t in squares))
+        dim = self.low.shape[-1]
+        return Interval(least / dim, most / dim).widened(2 * INVERSE_RMS)
 
     def sqrt(self) -> Interval:
         return _hull([self.low.sqrt(), self.high.sqrt()])
@@ -140,9 +141,9 @@ class Interval:
         ends = Interval.of_number(least)
         return Interval(self.low.clamp_min(ends.low), self.high.clamp_min(ends.high))
 
-    def _sums_of_squares(self) -> tuple[Tensor, Tensor]:
+    @staticmethod
+    def _sums_of_squares(largest: Tensor, smallest: Tensor) -> tuple[Tensor, Tensor]:
         """At most, at least."""
-        largest, smallest = self._squares()
         most, least = (t.sum(dim=-1, keepdim=True) for t in (largest, smallest))
         # Past the end of float32 a square overflows; a sum of them may, unless float64 adds them.
         most = torch.where(most * (1 + 2 * INVERSE_RMS) > FLOAT32_MAX, torch.inf, most)
