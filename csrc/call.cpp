@@ -17,6 +17,14 @@ float number_of(Number which, double value) {
   return which == kWeightOffset && value == 0.0 ? -0.0f : float(value);
 }
 
+// Rounded to that dtype, unless nothing is left of it: a norm that is 0 is divided by it.
+float as_stored(at::ScalarType type, float eps) {
+  const float rounded = type == at::kHalf       ? float(at::Half(eps))
+                        : type == at::kBFloat16 ? float(at::BFloat16(eps))
+                                                : eps;
+  return rounded != 0.0f ? rounded : eps;
+}
+
 }  // namespace
 
 const OpTable& table_of(std::string_view name) {
@@ -69,6 +77,9 @@ NormCall::NormCall(const OpTable& op, const c10::IValue* arguments) : op_(op) {
     check_segment(op.segments[s]);
   }
   check_group_size(op.name, group_size(), first());
+  if (has_option(op.options, kForm) && choice_in(options_.choices, kForm) == kNormalize) {
+    options_.eps = as_stored(first().tensor->scalar_type(), options_.eps);
+  }
 }
 
 void NormCall::check_segment(const Segment& segment) {

@@ -100,6 +100,16 @@ void check_rows(const char* op, const Argument& x, bool across_heads = false) {
                   " must have a last dimension of at least 1, got shape ", x.tensor->sym_sizes());
 }
 
+// [N, C, ...] with C > 0.
+void check_channels(const char* op, const Argument& x) {
+  check_floating(op, x);
+  const auto sizes = x.tensor->sym_sizes();
+  TORCH_CHECK(sizes.size() >= 2, op, ": ", x.name,
+              " must have at least 2 dimensions, [N, C, ...], got shape ", sizes);
+  TORCH_SYM_CHECK(sizes[1].sym_ne(0), op, ": ", x.name,
+                  " must have a dimension 1 of at least 1, got shape ", sizes);
+}
+
 // [..., top_k, dim] with both > 0.
 void check_experts(const char* op, const Argument& experts) {
   check_rows(op, experts);
@@ -158,10 +168,34 @@ void check_residual(const char* op, const Argument& residual, const Argument& x)
   check_shape_like(op, residual, x);
 }
 
+// [C], or what broadcasts to [N, C, 1, ...] and has C elements or N times as many.
+void check_per_channel(const char* op, const Argument& operand, const Argument& x) {
+  const auto sizes = operand.tensor->sym_sizes(), of_x = x.tensor->sym_sizes();
+  const int64_t missing = int64_t(of_x.size()) - int64_t(sizes.size());
+  c10::SymBool fits = missing == 0 || missing == 1;
+  if (sizes.size() == 1) {
+    fits = sizes[0].sym_eq(of_x[1]);
+  } else if (missing == 0 || missing == 1) {
+    for (size_t i = 0; i < sizes.size(); ++i) {
+      const int64_t dim = int64_t(i) + missing;
+      c10::SymBool fits_here = dim == 1 ? sizes[i].sym_eq(of_x[1]) : sizes[i].sym_eq(1);
+      fits = fits.sym_and(dim == 0 ? fits_here.sym_or(sizes[i].sym_eq(of_x[0])) : fits_here);
+    }
+  }
+  at::SymDimVector expected(of_x.begin(), of_x.end());
+  std::fill(expected.begin() + 2, expected.end(), 1);
+  TORCH_SYM_CHECK(fits, op, ": ", operand.name, " must have shape [", of_x[1],
+                  "], or an element for each channel in a shape that broadcasts to ",
+                  at::SymIntArrayRef(expected), " (as ", x.name, "), got shape ", sizes);
+}
+
 // [..., dim] that broadcasts to the rows of x or, where it may be a scalar, one element.
 void check_operand(const char* op, const Argument& operand, const Argument& x, bool across_heads) {
   check_floating(op, operand);
   check_device(op, operand, x);
+  if (operand.role == Role::per_channel) {
+    return check_per_channel(op, operand, x);
+  }
   if (!across_heads && operand.tensor->dim() == 1 && !is_symbolic(*operand.tensor) &&
       !is_symbolic(*x.tensor) && operand.tensor->size(0) == x.tensor->size(-1)) {
     return;  // the usual case needs no list
@@ -204,7 +238,10 @@ void check_tensor(const char* op, const Argument& argument, const Argument& firs
     case Role::weight:
     case Role::scale:
     case Role::bias:
+    case Role::per_channel:
       return check_operand(op, argument, first, across_heads);
+    case Role::channels:
+      return check_channels(op, argument);
     case Role::routing_weights:
       return check_routing_weights(op, argument, first);
     case Role::angles:
@@ -261,15 +298,21 @@ void check_out(const char* op, const Argument& out, const Argument& like, int64_
     return;
   }
   const auto sizes = t.sym_sizes(), strides = t.sym_strides();
-  TORCH_SYM_CHECK(strides.back().sym_eq(1).sym_or(sizes.back().sym_eq(1)), op, ": ", out.name,
-                  " must have a last dimension of stride 1, got strides ", strides, " for shape ",
-                  sizes);
+  const bool of_rows = like.role != Role::channels;  // others may lie in any way
+  if (of_rows) {
+    TORCH_SYM_CHECK(strides.back().sym_eq(1).sym_or(sizes.back().sym_eq(1)), op, ": ", out.name,
+                    " must have a last dimension of stride 1, got strides ", strides, " for shape ",
+                    sizes);
+  }
   if (is_symbolic(t) || t.numel() == 0) {
     return;
   }
   TORCH_CHECK(!Footprint(t).overlaps_itself, op, ": ", out.name,
               " must have an address for each element, got strides ", strides, " for shape ",
               sizes);
+  if (!of_rows) {
+    return;
+  }
   TORCH_CHECK(!across_heads || heads_are_one_row(t), op, ": ", out.name,
               " must have heads one after another (across_heads), got strides ", strides,
               " for shape ", sizes);
@@ -311,10 +354,13 @@ void check_no_overlap(const char* op, const Argument& out, const Argument& other
 }
 
 void check_max_dim(const char* op, const Argument& x, bool across_heads, int64_t max_dim) {
-  const int64_t dim = x.tensor->size(-1) * (across_heads ? x.tensor->size(-2) : 1);
+  const bool of_channels = x.role == Role::channels;
+  const int64_t dim =
+      x.tensor->size(of_channels ? 1 : -1) * (across_heads ? x.tensor->size(-2) : 1);
   TORCH_CHECK(dim <= max_dim, op, ": ", x.name,
-              across_heads ? " must have heads of together at most "
-                           : " must have a last dimension of at most ",
+              across_heads  ? " must have heads of together at most "
+              : of_channels ? " must have a dimension 1 of at most "
+                            : " must have a last dimension of at most ",
               max_dim, " on ", x.tensor->device(), ", got ", dim);
 }
 

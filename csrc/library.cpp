@@ -49,7 +49,7 @@ std::string arguments_of(const OpTable& op) {
   for (size_t t = 0; t < op.positional; ++t) {
     result += argument(op.tensors[t]) + ", ";
   }
-  result += "float? eps=1e-6, *";
+  result += std::string("float? eps=") + op.eps + ", *";
   for (size_t t = op.positional; t < op.tensors.size(); ++t) {
     result += ", " + argument(op.tensors[t]);
   }

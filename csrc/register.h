@@ -7,6 +7,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/empty_like.h>
 
 #include <utility>
 
@@ -26,7 +27,9 @@ void run_functional(const c10::OperatorHandle& /*op*/, c10::DispatchKeySet /*key
     Device::check_limits(call);
     const at::Tensor* outs[kResults];
     for (size_t r = 0; r < kResults; ++r) {
-      results[r] = Device::empty(call.like(r));
+      // Memory of channels stays in the format that it has.
+      results[r] =
+          has_channels(kTable) ? at::empty_like(call.like(r)) : Device::empty(call.like(r));
       outs[r] = &results[r];
     }
     Device::run(call, outs);

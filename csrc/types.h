@@ -15,6 +15,7 @@ namespace mlxnorm {
   apply(rms_norm_mul)                                                                     \
   apply(rms_norm_modulate)                                                                \
   apply(gated_rms_norm)                                                                   \
+  apply(channel_rms_norm)                                                                 \
   apply(rms_norm_rope)                                                                    \
   apply(qk_norm_rope)                                                                     \
   apply(qkv_norm_rope)                                                                    \
@@ -80,7 +81,13 @@ struct NormLayout {
   uint32_t scalars = 0;  // a bit for each tensor that has one element for all
   RowLayout tensors[kMaxTensors];
   RowLayout results[kMaxResults];
-  int64_t steps[kMaxTensors] = {};  // elements from one expert or head of a row to the next
+  int64_t steps[kMaxTensors] =
+      {};                   // elements from one expert, head or channel of a row to the next
+  int64_t result_step = 0;  // of channels
+  // Where the elements of a row, channels, are not neighbours in memory, so many rows are: a line.
+  // Then `rows` are lines, the layouts say where these begin, and steps are those of channels.
+  int64_t line = 0;
+  float root_dim = 0.0f;  // of channels: the square root of dim
 };
 
 // The rows of a contiguous tensor, or with a stride of 0 one row that all share.

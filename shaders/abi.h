@@ -127,6 +127,8 @@ enum Choice {
   kAcrossHeads,
   kRopeRounding,
   kGateActivation,
+  kForm,
+  kThenSilu,
   kChoices,
 
   kChoiceBits = 2,
@@ -150,6 +152,14 @@ enum RopeRounding : uint32_t {
   kRoundOnce,      // the result
   kRoundProducts,  // both products, the result
   kRoundAddcmul,   // the first product, the result
+};
+
+// What channels are divided by and how often that is rounded; formulas/channel_rms_norm.h.
+enum Form : uint32_t {
+  kRms,               // as an rms norm
+  kRmsSteps,          // the rms, every step of it rounded
+  kNormalize,         // the norm, rounded
+  kNormalizeFloat32,  // the norm in float32
 };
 
 // All choices in one word.
@@ -194,9 +204,12 @@ struct NormParams {
   float inverse_dim;
   float eps;
   float numbers[kNumbers];
+  float root_dim;  // its square root
   RowLayout results[kMaxResults];
   RowLayout tensors[kMaxTensors];
-  int64_t steps[kMaxTensors];  // elements from one expert or head of a row to the next
+  int64_t steps[kMaxTensors];  // elements from one expert, head or channel of a row to the next
+  int64_t result_step;         // of channels
+  uint64_t line;               // rows that are neighbours in memory, where channels are not
 };
 
 // Choices that the Metal compiler should see as constants, fixed when a pipeline is made.
@@ -205,14 +218,16 @@ enum FunctionConstant {
   kScalarsConstant = 1,      // uint, a bit for each tensor that has one element for all
   kChoicesConstant = 2,      // uint, see choice_in
   kPrefetchConstant = 3,     // uint, a bit for each tensor that is loaded before the first sum
-  kLanesPerRowConstant = 4,  // uint, threads of a SIMD group that share a short row
+  kLanesPerRowConstant = 4,  // uint, threads of a SIMD group that share a short row, or lie along
+                             // a line
   kResultTypesConstant = 5,  // uint, see tensor_type
   kSpacingConstant = 6,      // uint, see Spacing
 
-  kHoldsPairsConstant = 7,  // bool: has a thread both elements of every pair that is rotated?
+  kHoldsPairsConstant = 7,        // bool: has a thread both elements of every pair that is rotated?
+  kThreadsPerColumnConstant = 8,  // uint, threads that share a column, a power of two up to 32
 
   // bool, for each buffer that not all calls bind: is it bound?
-  kHasBufferConstant = 8,
+  kHasBufferConstant = 9,
   kHasTensor1Constant = kHasBufferConstant + kTensor1Buffer,
   kHasTensor2Constant = kHasBufferConstant + kTensor2Buffer,
   kHasTensor3Constant = kHasBufferConstant + kTensor3Buffer,
@@ -230,6 +245,7 @@ enum Geometry {
   kSimdWidth = 32,
   kMaxThreads = 1024,
   kMaxSimdgroups = kMaxThreads / kSimdWidth,
+  kMaxColumnThreads = 256,
   kWordBytes = 16,
   kKeptRegisters = 32,  // of a row that is longer than the registers hold
 };

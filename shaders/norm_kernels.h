@@ -8,7 +8,7 @@
 #pragma once
 
 #include "heads.h"
-#include "reduce.h"
+#include "statistic.h"
 
 constant uint lanes_per_row [[function_constant(kLanesPerRowConstant)]];
 
@@ -212,26 +212,25 @@ METAL_FUNC void norm_in_registers(thread const Tensors<T>& tensors, constant Nor
 #pragma unroll
   for (int k = 0; k < kWords; ++k) {
     values[k] = pieces[k].is_there() ? Formula::first_sum(pieces[k]) : splat<T>(0.0f);
-    sums[k] = sum_of_squares(values[k]);
+    sums[k] = squares(values[k]);
   }
-  float inverse =
-      inverse_rms(threads.template sum<kWords>(sums, 0), params.inverse_dim, params.eps);
+  float of_sum = statistic<T>(threads.template sum<kWords>(sums, 0), params);
 
   if (Formula::kSums == 2) {
 #pragma unroll
     for (int k = 0; k < kWords; ++k) {
       if (pieces[k].is_there()) {
-        pieces[k].inverse_rms = inverse;
+        pieces[k].statistic = of_sum;
         values[k] = SecondSum<Formula>::values(pieces[k], values[k]);
       }
-      sums[k] = sum_of_squares(values[k]);
+      sums[k] = squares(values[k]);
     }
-    inverse = inverse_rms(threads.template sum<kWords>(sums, 1), params.inverse_dim, params.eps);
+    of_sum = statistic<T>(threads.template sum<kWords>(sums, 1), params);
   }
 
 #pragma unroll
   for (int k = 0; k < kWords; ++k) {
-    pieces[k].inverse_rms = inverse;
+    pieces[k].statistic = of_sum;
   }
   if (Rotates<Formula>::value) {
     if (writes) {
@@ -283,12 +282,12 @@ struct RowInMemory {
   Threadgroup threads;
   uint thread_index, thread_count, turns;
   Kept<Formula, T> kept[kKept];
-  float first_inverse;
+  float of_first_sum;
 
   METAL_FUNC Word at(uint turn) const {
     Word result = piece;
     result.word = thread_index + turn * thread_count;
-    result.inverse_rms = first_inverse;
+    result.statistic = of_first_sum;
     return result;
   }
 
@@ -301,9 +300,9 @@ struct RowInMemory {
     return SecondSum<Formula>::values(word, first);
   }
 
-  // The inverse rms by that sum.
+  // What is made of that sum.
   template <bool kIsFirst>
-  METAL_FUNC float inverse() {
+  METAL_FUNC float reduce() {
     CompensatedSum sum = {0.0f, 0.0f};
 #pragma unroll
     for (int k = 0; k < kKept; ++k) {
@@ -312,38 +311,37 @@ struct RowInMemory {
         if (kIsFirst) {
           kept[k].read(word);
         }
-        sum.add(sum_of_squares(summed<kIsFirst>(word, kept[k].values(word))));
+        sum.add(squares(summed<kIsFirst>(word, kept[k].values(word))));
       }
     }
     for (uint turn = kKept; turn < turns; ++turn) {
       const Word word = at(turn);
       if (word.is_there()) {
-        sum.add(sum_of_squares(summed<kIsFirst>(word, Formula::first_sum(word))));
+        sum.add(squares(summed<kIsFirst>(word, Formula::first_sum(word))));
       }
     }
     float total[1] = {sum.sum};
-    return inverse_rms(threads.template sum<1>(total, kIsFirst ? 0 : 1), piece.params->inverse_dim,
-                       piece.params->eps);
+    return statistic<T>(threads.template sum<1>(total, kIsFirst ? 0 : 1), *piece.params);
   }
 
-  METAL_FUNC void write(float last_inverse) const {
+  METAL_FUNC void write(float of_last_sum) const {
     for (uint turn = turns; turn > kKept; --turn) {
       const Word word = at(turn - 1);
-      write(word, word.is_there() ? Formula::first_sum(word) : splat<T>(0.0f), last_inverse);
+      write(word, word.is_there() ? Formula::first_sum(word) : splat<T>(0.0f), of_last_sum);
     }
 #pragma unroll
     for (int k = kKept; k > 0; --k) {
       const Word word = at(k - 1);
-      write(word, word.is_there() ? kept[k - 1].values(word) : splat<T>(0.0f), last_inverse);
+      write(word, word.is_there() ? kept[k - 1].values(word) : splat<T>(0.0f), of_last_sum);
     }
   }
 
-  METAL_FUNC void write(Word word, ValuesOf<T> first, float last_inverse) const {
+  METAL_FUNC void write(Word word, ValuesOf<T> first, float of_last_sum) const {
     ValuesOf<T> values = first;
     if (word.is_there()) {
       values = summed<false>(word, first);
     }
-    word.inverse_rms = last_inverse;
+    word.statistic = of_last_sum;
     finish(word, values, threads.lane);
   }
 };
@@ -359,15 +357,14 @@ METAL_FUNC void norm_in_memory(thread const Tensors<T>& tensors, constant NormPa
   row.thread_index = thread_index;
   row.thread_count = thread_count;
   row.turns = (words - 1) / thread_count + 1;
-  row.first_inverse = 0.0f;
+  row.of_first_sum = 0.0f;
 
-  row.first_inverse = row.template inverse<true>();
-  const float last_inverse =
-      Formula::kSums == 2 ? row.template inverse<false>() : row.first_inverse;
+  row.of_first_sum = row.template reduce<true>();
+  const float of_last_sum = Formula::kSums == 2 ? row.template reduce<false>() : row.of_first_sum;
   if (Rotates<Formula>::value) {
     Heads<Formula>::store_from_memory(row.at(0), thread_index, thread_count);
   } else {
-    row.write(last_inverse);
+    row.write(of_last_sum);
   }
 }
 

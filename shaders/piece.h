@@ -24,7 +24,7 @@ struct Piece {
   constant NormParams* params;
   uint start, dim;  // of the part of the row in which words are counted
   uint word;
-  float inverse_rms;
+  float statistic;
 
   METAL_FUNC Values input(int t) const {
     if (has_bit(prefetched_tensors, t)) {
@@ -86,6 +86,11 @@ struct Piece {
     return load_word(tensors->input(t) + k * params->steps[t]);
   }
   METAL_FUNC uint top_k() const { return params->top_k; }
+
+  METAL_FUNC Values divided(Values x) const {
+    return quotient(x, filled(statistic), filled(1.0f / statistic));
+  }
+  METAL_FUNC float root_dim() const { return params->root_dim; }
 
   METAL_FUNC float number(Number which) const { return params->numbers[which]; }
   METAL_FUNC uint choice(Choice which) const { return choice_in(choices, which); }
@@ -241,6 +246,6 @@ METAL_FUNC Piece<Formula, T, kVector> piece_at(
   result.start = 0;
   result.dim = params.dim;
   result.word = word;
-  result.inverse_rms = 0.0f;
+  result.statistic = 0.0f;
   return result;
 }

@@ -16,6 +16,16 @@ METAL_FUNC float sum_of_squares(ValuesOf<T> values) {
   return sum;
 }
 
+template <typename T>
+METAL_FUNC float sum_of(ValuesOf<T> values) {
+  float sum = 0.0f;
+#pragma unroll
+  for (int i = 0; i < Element<T>::kPerWord; ++i) {
+    sum += values.v[i];
+  }
+  return sum;
+}
+
 // A sum of any number of terms. What an addition rounds away goes into the next one (Kahan), so the
 // error stays within two roundings where a plain sum's grows with their number.
 struct CompensatedSum {

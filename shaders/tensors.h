@@ -128,7 +128,7 @@ struct Tensors {
   METAL_FUNC device const T* input(int t) const { return static_cast<device const T*>(tensors[t]); }
 
   // An element of a tensor of any type.
-  METAL_FUNC float element(int t, uint i) const {
+  METAL_FUNC float element(int t, long i) const {
     switch (tensor_type(tensor_types, t)) {
       case kFloat16:
         return float(static_cast<device const half*>(tensors[t])[i]);

@@ -331,6 +331,24 @@ template <typename T>
 METAL_FUNC ValuesOf<T> operator/(float a, ValuesOf<T> b) {
   return splat<T>(a) / b;
 }
+// x / d, where many are divided by one d of which the inverse is known: as a division rounds it, in
+// 16 bits, whose rounding follows. In float32 denormals would err.
+METAL_FUNC float quotient(float x, float d, float inverse) {
+  const float about = x * inverse;
+  const float exact = metal::fma(metal::fma(-about, d, x), inverse, about);
+  return d > 0.0f && isfinite(d) ? exact : about;
+}
+template <typename T>
+METAL_FUNC ValuesOf<T> quotient(ValuesOf<T> x, ValuesOf<T> d, ValuesOf<T> inverse) {
+#pragma unroll
+  for (int i = 0; i < Element<T>::kPerWord; ++i) {
+    x.v[i] = Element<T>::kPerWord == Element<float>::kPerWord
+                 ? x.v[i] / d.v[i]
+                 : quotient(x.v[i], d.v[i], inverse.v[i]);
+  }
+  return x;
+}
+
 template <typename T>
 METAL_FUNC ValuesOf<T> exp_of_negative(ValuesOf<T> a) {
 #pragma unroll

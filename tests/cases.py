@@ -65,10 +65,12 @@ class Layout:
         )
 
     @staticmethod
-    def of_out(random: Random, rank: int) -> Layout:
-        """Rows of neighbours, each element once, in any order of the other dimensions."""
+    def of_out(random: Random, rank: int, rows_in_place: bool = True) -> Layout:
+        """Each element once, in any order of the dimensions but for that of rows."""
+        last = [rank - 1] if rows_in_place else []
+        others = range(rank - len(last))
         return Layout(
-            (*random.sample(range(rank - 1), rank - 1), rank - 1),
+            (*random.sample(others, len(others)), *last),
             (1,) * rank,
             padding=tuple(random.choice([0, 0, 1, 8]) for _ in range(rank)),
             expanded=(False,) * rank,
@@ -179,7 +181,7 @@ class Case:
             **self.options,
         )
         call = call.mapped(lambda t: t.flatten()[:1].sum().expand(t.shape).clone(), self.constant)
-        call = call.mapped(lambda t: self.magnitude * t, op.named("input", "residual", "experts"))
+        call = call.mapped(lambda t: self.magnitude * t, op.activations)
         for name, tensor in call.tensors.items():
             if tensor is not None:
                 call = call.having(**{name: tensor.to(self.kinds.get(name, self.dtype))})
@@ -281,7 +283,8 @@ def random_case(random: Random, op: Op | None = None, long_rows: float = 0.0) ->
         pass  # heads of a result lie one after another
     elif len(leading) + bool(case.options.get("group_size")) <= 3:  # they fold
         some = [i for i in range(len(op.results)) if random.choice([False, True])]
-        outs = {i: Layout.of_out(random, len(leading) + 1) for i in some}
+        in_place = not op.has_channels
+        outs = {i: Layout.of_out(random, len(leading) + 1, in_place) for i in some}
     vanishes = op.gates and case.options["activation"] != "none"  # a gate may, once activated
     if not (planted or vanishes) and case.magnitude >= 1.0 and random.randint(0, 7) == 0:
         # Not beside squares that float32 cannot hold: their mean is nothing to divide by.
@@ -320,6 +323,9 @@ def _options(random: Random, op: Op, leading: tuple[int, ...], dim: int) -> dict
         chosen["rope_rounding"] = random.choice(["once", "products", "addcmul"])
     if op.activates:
         chosen["activation"] = random.choice(["none", "silu", "gelu_tanh", "sigmoid"])
+    if op.has_channels:
+        chosen["form"] = random.choice(["rms", "rms_steps", "normalize", "normalize_float32"])
+        chosen["silu"] = random.choice([False, True])
     if op.adds_a_branch:
         chosen["gate_activation"] = random.choice(["none", "tanh", "sigmoid"])
         chosen["alpha"] = random.choice([1.0, 1.0, 0.22, -3.5])

@@ -35,6 +35,8 @@ from ops import OPS, Call, Op
 from tensors import DTYPES
 from torch import Tensor
 
+APART = "channels apart"
+FORMS = ["rms", "rms_steps", "normalize", "normalize_float32"]
 DIMS = [1, 7, 33, 64, 250, 2816]
 # With few of the options: Metal's kernels for longer rows, by words and by elements.
 LONG_DIMS = [8200, 8201, 16400, 16401, 33000, 33001]
@@ -47,20 +49,28 @@ def cases_of(op: Op) -> Iterator[tuple[str, Call]]:
     places = [False, True] if op.gates else [False]
     extras = [None, "there"] if op.extras else [None]
     extras += ["tanh", "sigmoid"] if op.adds_a_branch else []  # activations of the gate
-    choices = itertools.product(roundings, activations, places, extras)
+    forms = (
+        [(form, silu) for form in FORMS for silu in (False, True)] if op.has_channels else [None]
+    )
+    choices = itertools.product(roundings, activations, places, extras, forms)
     combinations = list(itertools.product(options, choices, ["none", "odd"]))
     cases = itertools.product(DTYPES, DIMS, combinations)
     long_cases = itertools.product(DTYPES, LONG_DIMS, [combinations[0], combinations[-1]])
     for dtype, dim, ((casting_mode, offset), choice, float32) in itertools.chain(cases, long_cases):
-        rounds, activation, after, extra = choice
+        rounds, activation, after, extra, form = choice
         chosen = {"casting_mode": casting_mode, "weight_offset": offset}
         chosen |= {"round_intermediates": True} if rounds else {}
         chosen |= {"activation": activation} if activation else {}
         chosen |= {"norm_before_gate": True} if after else {}
         chosen |= {"gate_activation": extra} if extra in ("tanh", "sigmoid") else {}
         chosen["missing"] = () if extra else op.extras
-        call = op.call((2,), dim, dtype, float32=float32, scale=op.scale_kinds[-1], **chosen)
+        chosen |= {"form": form[0], "silu": form[1]} if form else {}
+        leading = (2, 9) if op.has_channels else (2,)
+        call = op.call(leading, dim, dtype, float32=float32, scale=op.scale_kinds[-1], **chosen)
         words = [op.name, str(dtype)[6:], dim, casting_mode, activation, float32]
+        if form:
+            words += [form[0], "silu" * form[1]]
+            yield " ".join(str(word) for word in [*words, APART] if word), call
         words += ["rounded" * rounds, "gated after" * after, f"extras {extra}" if extra else ""]
         yield " ".join(str(word) for word in words if word), call
 
@@ -72,7 +82,9 @@ def _uniform(t: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _digest(results: Sequence[Tensor]) -> str:
-    bits = b"".join(result.cpu().view(torch.uint8).numpy().tobytes() for result in results)
+    bits = b"".join(
+        result.cpu().contiguous().view(torch.uint8).numpy().tobytes() for result in results
+    )
     return hashlib.sha256(bits).hexdigest()[:16]
 
 
@@ -90,6 +102,8 @@ def digests(op: Op, device: str = "cpu", share: Share = (0, 1), every: int = 1) 
     found = {}
     for number, (name, call) in enumerate(cases_of(op)):
         call = call.mapped(lambda t: _uniform(t, generator))
+        if name.endswith(APART):
+            call = call.with_channels_apart()
         if number % (share[1] * every) != share[0] * every:
             continue
         many = device != "cpu" and hashlib.sha256(name.encode()).digest()[0] % 2 == 1

@@ -21,6 +21,8 @@ def run(rank: int, first: str, ops: list[str], store: str) -> None:
     from torch.distributed.tensor import Replicate, Shard, distribute_tensor
     from torch.distributed.tensor._op_schema import OpSchema
 
+    import torch_mlxnorm
+
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=RANKS)
     mesh = init_device_mesh("cpu", (RANKS,))
     shards_keywords = hasattr(OpSchema, "kwargs_strategy")  # PyTorch 2.8 does not
@@ -31,7 +33,7 @@ def run(rank: int, first: str, ops: list[str], store: str) -> None:
     def distributed(call: Call, placement: Replicate | Shard) -> Call:
         def place(name: str) -> torch.Tensor:
             tensor, own = call[name], placement
-            if name in call.broadcasting:
+            if name in (*call.broadcasting, *call.op.named("per_channel")):
                 leading = tensor.dim() - 1
                 aligned = Shard(placement.dim - 2 + leading) if placement.is_shard() else placement
                 # Of keyword arguments PyTorch gathers no dimension.
@@ -81,15 +83,34 @@ def run(rank: int, first: str, ops: list[str], store: str) -> None:
         if not shards_keywords:
             whole = whole.having(**dict.fromkeys(keywords(op)))
         wrong = distributed(whole, Shard(0)).having(
-            **{op.named("weight")[0]: distribute_tensor(torch.ones(15), mesh, [Replicate()])}
+            **{op.weights[0]: distribute_tensor(torch.ones(15), mesh, [Replicate()])}
         )
         for outs in (None, [torch.zeros_like(r) for r in distributed(whole, Shard(0))()]):
             try:
                 wrong(out=outs)
             except RuntimeError as error:
-                assert "must have a last dimension of 16" in str(error), error
+                size = "shape [16]" if op.has_channels else "a last dimension of 16"
+                assert f"must have {size}" in str(error), error
             else:
                 raise AssertionError("a weight of another size was taken")
+        if op.has_channels:
+            each = call.with_channels_apart().mapped(
+                lambda t: t.expand(4, 16)[..., None], ["gamma"]
+            )
+            expected = each()
+            for placement in (Shard(0), Shard(2), Shard(1)):  # of [N, C, …]
+                x = distribute_tensor(each.given()["x"], mesh, [placement])
+                gamma, bias = each["gamma"], each["bias"]
+                own = Shard(0) if placement == Shard(0) else Replicate()
+                result = torch_mlxnorm.channel_rms_norm(
+                    x,
+                    distribute_tensor(gamma, mesh, [own]),
+                    distribute_tensor(bias, mesh, [Replicate()]),
+                    **each.options,
+                )
+                gathered = Replicate() if placement == Shard(1) else placement
+                assert result.placements == (gathered,)
+                assert_all_same_bits(each.rows_of((result.full_tensor(),)), expected)
     if rank == 0:
         print(f"{RANKS} ranks: {len(ops)} ops are right")
     dist.destroy_process_group()

@@ -23,8 +23,9 @@ from torch_mlxnorm._roles import EXTRAS, LIKES
 from torch_mlxnorm._roles import OPS as TABLES
 
 Role = Literal[
-    "input", "experts", "weight", "scale", "routing_weights", "angles", "bias", "residual"
-]
+    "input", "experts", "weight", "scale", "routing_weights", "angles", "bias", "residual",
+    "channels", "per_channel",
+]  # fmt: skip
 ScaleKind = Literal["one", "dim", "rows"]
 
 # Which operands (weights, scale, routing weights, angles) are float32 beside other inputs.
@@ -122,6 +123,11 @@ class Op:
         return "norm_before_gate" in self.option_names
 
     @cached_property
+    def has_channels(self) -> bool:
+        """Are its rows along dimension 1? A Call has them last all the same."""
+        return "form" in self.option_names
+
+    @cached_property
     def option_defaults(self) -> dict[str, Any]:
         return {a.name: a.default_value for a in self._arguments if a.name in self.option_names}
 
@@ -170,7 +176,17 @@ class Op:
     @cached_property
     def inputs(self) -> list[str]:
         """Of the results' shape."""
-        return self.named("input", "residual")
+        return self.named("input", "residual", "channels")
+
+    @cached_property
+    def weights(self) -> list[str]:
+        """What a norm is multiplied by."""
+        return ["gamma"] if self.has_channels else self.named("weight")
+
+    @cached_property
+    def activations(self) -> list[str]:
+        """Of which there are rows."""
+        return self.named("input", "residual", "experts", "channels")
 
     @cached_property
     def residuals(self) -> list[str]:
@@ -184,7 +200,7 @@ class Op:
 
     @cached_property
     def operands(self) -> list[str]:
-        return self.named("weight", "scale", "routing_weights", "angles", "bias")
+        return self.named("weight", "scale", "routing_weights", "angles", "bias", "per_channel")
 
     @cached_property
     def broadcasting(self) -> list[str]:
@@ -237,8 +253,11 @@ class Op:
         **options: Any,
     ) -> Call:
         """`shapes` are those of tensors that have not the shape that is usual for their role.
+        Channels are normalized in the form that other ops have, unless another is asked for.
         `float32` chooses among the operands. The others have the inputs' dtype or, if `mixed`, each
         the next one of DTYPES, from as many places past the inputs' on."""
+        if self.has_channels:
+            options = {"form": "rms"} | options
         full, across = options.get("full_tables", False), options.get("across_heads", False)
         usual, unusual = shapes_of(leading, dim, scale, top_k, full), shapes or {}
         if across:
@@ -280,7 +299,19 @@ def shapes_of(
         "scale": {"one": (1,), "dim": (dim,), "rows": (*leading, dim)}[scale],
         "routing_weights": (*leading, top_k),
         "angles": (*leading, dim // 2 * (2 if full_tables else 1)),
+        "channels": (*leading, dim),
+        "per_channel": (dim,),
     }
+
+
+def channels_first(t: Tensor) -> Tensor:
+    """As an op of channels takes rows: `[N, C, ...]`, and one row as a batch of one."""
+    return t.unsqueeze(0) if t.dim() == 1 else t.movedim(-1, 1)
+
+
+def channels_last(t: Tensor, dims: int) -> Tensor:
+    """Rows again, in a tensor of so many dimensions."""
+    return t.squeeze(0) if dims == 1 else t.movedim(1, -1)
 
 
 OPS = {name: Op(name) for name in TABLES}
@@ -308,7 +339,8 @@ each_op_and_types = pytest.mark.parametrize(
 
 @dataclass(frozen=True)
 class Call:
-    """An op with its arguments."""
+    """An op with its arguments. Rows of all ops are along the last dimension here; channels are
+    moved to where their op has them when it is called."""
 
     op: Op
     tensors: dict[str, Tensor | None]
@@ -318,18 +350,34 @@ class Call:
         function = getattr(torch_mlxnorm, self.op.name)
         single = len(self.op.results) == 1
         if out is None:
-            result = function(**self.tensors, **self.options)
-        else:
-            given = out[0] if single else tuple(out)
-            result = function(**self.tensors, **self.options, out=given)
-            assert result is given
-        return (result,) if single else result
+            result = function(**self.given(), **self.options)
+            return self.rows_of((result,) if single else result)
+        outs = tuple(map(channels_first, out)) if self.op.has_channels else tuple(out)
+        given = outs[0] if single else outs
+        result = function(**self.given(), **self.options, out=given)
+        assert result is given
+        return tuple(out)
+
+    def given(self) -> dict[str, Tensor | None]:
+        """The tensors as the op takes them."""
+        return given_to(self.op, self.tensors)
+
+    def given_outs(self, outs: Sequence[Tensor]) -> dict[str, Tensor]:
+        """As the op takes them, by name."""
+        moved = map(channels_first, outs) if self.op.has_channels else outs
+        return dict(zip(self.op.results, moved, strict=True))
+
+    def rows_of(self, results: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Of what the op gives, the rows."""
+        if not self.op.has_channels:
+            return results
+        return tuple(channels_last(result, len(self.shape)) for result in results)
 
     def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """For `torch.ops.mlxnorm`, which tells positional arguments from keyword-only ones."""
-        takes = self.op.tensors.values()
-        positional = tuple(self.tensors[t.name] for t in takes if not t.keyword)
-        keyword = {t.name: self.tensors[t.name] for t in takes if t.keyword}
+        takes, given = self.op.tensors.values(), self.given()
+        positional = tuple(given[t.name] for t in takes if not t.keyword)
+        keyword = {t.name: given[t.name] for t in takes if t.keyword}
         return positional, keyword | self.options
 
     @property
@@ -371,7 +419,7 @@ class Call:
     @property
     def rowwise(self) -> list[str]:
         """Tensors with a row, or several, for each row of the results."""
-        names = self.op.named("input", "residual", "experts", "routing_weights")
+        names = self.op.named("input", "residual", "experts", "routing_weights", "channels")
         if len(self.shape) > 1:
             whole = self.shape[:-1]
             names += [name for name in self.broadcasting if self[name].shape[:-1] == whole]
@@ -393,6 +441,13 @@ class Call:
     def rows(self, index: Any) -> Call:
         """Some of the rows, where there is one leading dimension."""
         return self.mapped(lambda t: t[index], self.rowwise)
+
+    def with_channels_apart(self) -> Call:
+        """As a contiguous tensor [N, C, ...] has them."""
+        return self.mapped(
+            lambda t: channels_last(channels_first(t).contiguous(), t.dim()),
+            self.op.named("channels"),
+        )
 
     @property
     def may_be_contracted(self) -> bool:
@@ -419,8 +474,8 @@ class Call:
         return any(self[name].dtype != self.dtype for name in self.op.residuals)
 
     def reference(self) -> tuple[Tensor, ...]:
-        result = getattr(reference, self.op.name)(**self.tensors, **self.options)
-        return result if isinstance(result, tuple) else (result,)
+        result = getattr(reference, self.op.name)(**self.given(), **self.options)
+        return self.rows_of(result if isinstance(result, tuple) else (result,))
 
     def steps(self, do: Steps[Any]) -> tuple[Any, ...]:
         return FORMULAS[self.op.name](do, self.tensors)
@@ -442,6 +497,8 @@ class Call:
         """With options under which single ops give the same bits: PyTorch's exp is another, and a
         sum over what is not rounded to the inputs' dtype adds it in another order."""
         options: dict[str, Any] = {"activation": "none"} if self.op.activates else {}
+        if self.op.has_channels:
+            options |= {"form": "rms", "silu": False}
         if self.op.adds_a_branch:
             options["gate_activation"] = "none"
         if self.op.gates and self.dtype != torch.float32:
@@ -449,11 +506,24 @@ class Call:
         return self.under(**options)
 
 
+def given_to(op: Op, tensors: dict[str, Tensor | None]) -> dict[str, Tensor | None]:
+    """As the op takes them."""
+    if not op.has_channels:
+        return tensors
+    x = tensors[op.first]
+    return tensors | {op.first: None if x is None else channels_first(x)}
+
+
 def function_of(call: Call) -> Callable[[dict[str, Tensor | None]], tuple[Tensor, ...]]:
     """The call as a function of its tensors: what torch.compile of PyTorch 2.8 sees through."""
     function, options = getattr(torch_mlxnorm, call.op.name), call.options
+    of_channels = call.op.first if call.op.has_channels else None
 
     def run(tensors: dict[str, Tensor | None]) -> tuple[Tensor, ...]:
+        if of_channels is not None:
+            x = tensors[of_channels]
+            result = function(**{**tensors, of_channels: channels_first(x)}, **options)
+            return (channels_last(result, x.dim()),)
         result = function(**tensors, **options)
         return result if isinstance(result, tuple) else (result,)
 
@@ -472,7 +542,12 @@ def run(call: Call) -> tuple[Tensor, ...]:
     kinds = list(zip(call.shapes, call.result_dtypes, strict=True))
     for result, (shape, dtype) in zip(results, kinds, strict=True):
         assert result.shape == shape and result.dtype == dtype
-        assert result.device == like.device and result.is_contiguous()
+        assert result.device == like.device
+        if call.op.has_channels:  # in the memory format of x
+            same = channels_last(torch.empty_like(channels_first(like)), like.dim())
+            assert result.stride() == same.stride()
+        else:
+            assert result.is_contiguous()
     guarded = [Guarded(shape, dtype, like.device) for shape, dtype in kinds]
     outs = call(out=[g.tensor for g in guarded])
     assert_all_same_bits(outs, results)

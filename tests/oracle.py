@@ -76,6 +76,12 @@ class Interval:
         exact = t.detach().cpu().double()
         return Interval(exact, exact)
 
+    @staticmethod
+    def of_number(value: float) -> Interval:
+        """That float32 may round."""
+        exact = torch.tensor([value], dtype=torch.float64)
+        return _hull([exact])
+
     def __add__(self, other: Interval | float) -> Interval:
         low, high = (other.low, other.high) if isinstance(other, Interval) else (other, other)
         return _hull([self.low + low, self.high + high])
@@ -112,15 +118,39 @@ class Interval:
 
     def inverse_rms(self, eps: float) -> Interval:
         """`rsqrt(mean(x**2, last dim) + eps)`."""
-        largest, smallest = self._squares()
+        most, least = self._sums_of_squares(*self._squares())
+        low, high = (torch.rsqrt(s / self.low.shape[-1] + eps) for s in (most, least))
+        return Interval(low, high).widened(INVERSE_RMS)
+
+    def norm(self) -> Interval:
+        """`sqrt(sum(x**2, last dim))`."""
+        most, least = self._sums_of_squares(*self._squares())
+        return Interval(least.sqrt(), most.sqrt()).widened(INVERSE_RMS)
+
+    def mean_square(self, rounded: torch.dtype) -> Interval:
+        """`mean(x**2, last dim)`, of squares that are rounded."""
+        squares = self._squares()
+        most, least = self._sums_of_squares(*(t.to(rounded).double() for t in squares))
+        dim = self.low.shape[-1]
+        return Interval(least / dim, most / dim).widened(2 * INVERSE_RMS)
+
+    def sqrt(self) -> Interval:
+        return _hull([self.low.sqrt(), self.high.sqrt()])
+
+    def at_least(self, least: float) -> Interval:
+        ends = Interval.of_number(least)
+        return Interval(self.low.clamp_min(ends.low), self.high.clamp_min(ends.high))
+
+    @staticmethod
+    def _sums_of_squares(largest: Tensor, smallest: Tensor) -> tuple[Tensor, Tensor]:
+        """At most, at least."""
         most, least = (t.sum(dim=-1, keepdim=True) for t in (largest, smallest))
         # Past the end of float32 a square overflows; a sum of them may, unless float64 adds them.
         most = torch.where(most * (1 + 2 * INVERSE_RMS) > FLOAT32_MAX, torch.inf, most)
         square = smallest.amax(dim=-1, keepdim=True)
         least = torch.where(square * (1 - 2 * INVERSE_RMS) > FLOAT32_MAX, torch.inf, least)
-        sums = [torch.where(s > FLOAT32_MAX, s, _as_float32(s)) for s in (most, least)]
-        low, high = (torch.rsqrt(s / self.low.shape[-1] + eps) for s in sums)
-        return Interval(low, high).widened(INVERSE_RMS)
+        most, least = (torch.where(s > FLOAT32_MAX, s, _as_float32(s)) for s in (most, least))
+        return most, least
 
     def overflows_when_squared(self) -> Tensor:
         """Rows whose squares float32 cannot sum, and float64 can: infinity may be divided by."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch_mlxnorm import (
     Activation,
     CastingMode,
+    ChannelForm,
     GateActivation,
     Modulation,
     RopeRounding,
@@ -37,6 +38,7 @@ class Steps(Protocol[V]):
     def activated_gate(self, gate: V) -> V: ...
     def times(self, x: V, factor: str, like: Any = None) -> V: ...
     def modulated(self, x: V, scale: V | None, shift: V | None, offset: str) -> V: ...
+    def norm_of_channels(self, x: V, gamma: V | None, bias: V | None) -> V: ...
     def gated_norm(self, x: V, gate: V, weight: V | None, bias: V | None) -> V: ...
     def rotated(self, y: V, cos: V, sin: V) -> V: ...
     def expert_sum(self, experts: V, routing_weights: V) -> V: ...
@@ -60,6 +62,10 @@ def _rms_norm_modulate(do: Steps[V], t: Operands) -> tuple[V, ...]:
 
 def _gated_rms_norm(do: Steps[V], t: Operands) -> tuple[V, ...]:
     return (do.gated_norm(t["x"], t["gate"], t["weight"], t["bias"]),)
+
+
+def _channel_rms_norm(do: Steps[V], t: Operands) -> tuple[V, ...]:
+    return (do.norm_of_channels(t["x"], t["gamma"], t["bias"]),)
 
 
 def _rms_norm_rope(do: Steps[V], t: Operands) -> tuple[V, ...]:
@@ -134,6 +140,7 @@ FORMULAS: dict[str, Callable[[Steps[Any], Operands], tuple[Any, ...]]] = {
     "rms_norm_mul": _rms_norm_mul,
     "rms_norm_modulate": _rms_norm_modulate,
     "gated_rms_norm": _gated_rms_norm,
+    "channel_rms_norm": _channel_rms_norm,
     "rms_norm_rope": _rms_norm_rope,
     "qk_norm_rope": _qk_norm_rope,
     "qkv_norm_rope": _qkv_norm_rope,
@@ -171,6 +178,8 @@ class Options:
     gate_activation: GateActivation = "none"
     alpha: float = 1.0
     beta: float = 1.0
+    form: ChannelForm = "normalize"
+    silu: bool = False
 
 
 def in_groups(group_size: int, *tensors: Tensor | None) -> list[Any]:
@@ -286,6 +295,11 @@ class Chain:
             result = self.norm(x.float() * gate, weight, bias).to(x.dtype)
         return result.flatten(-2)
 
+    def norm_of_channels(self, x: Tensor, gamma: Tensor | None, bias: Tensor | None) -> Tensor:
+        assert self.options.form == "rms" and not self.options.silu
+        normed = self.norm(x, gamma)
+        return normed if bias is None else (normed.float() + bias.float()).to(x.dtype)
+
     def norm_of_heads(self, x: Tensor, weight: Tensor | None) -> Tensor:
         if self.options.across_heads:
             return self.norm(x.flatten(-2), weight).reshape(x.shape)
@@ -348,9 +362,7 @@ class Bounds:
         return self.R(x * Interval(low, high), like)
 
     def times(self, x: Tensor | Interval, factor: str, like: Tensor | None = None) -> Interval:
-        exact = torch.tensor([getattr(self.options, factor)], dtype=torch.float64)
-        ends = exact, exact.float().double()
-        product = _interval(x) * Interval(torch.minimum(*ends), torch.maximum(*ends))
+        product = _interval(x) * Interval.of_number(getattr(self.options, factor))
         return self.R(product, like)
 
     def activated(self, x: Tensor | Interval) -> Interval:
@@ -416,6 +428,37 @@ class Bounds:
         lost = lost.any(dim=-1, keepdim=True)
         self.overflows.append((self.overflows.pop() | lost).expand(x.shape).flatten(-2))
         return self.R(Interval(result.low.flatten(-2), result.high.flatten(-2)))
+
+    def norm_of_channels(self, x: Tensor, gamma: Tensor | None, bias: Tensor | None) -> Interval:
+        o = self.options
+        eps = torch.finfo(torch.float32).eps if o.eps is None else o.eps
+        if o.form == "rms":
+            steps = self.norm(x, gamma)  # rounds nothing: the op has no round_intermediates
+        else:
+            exact = Interval.of(x)
+            self.overflows.append(exact.overflows_when_squared())
+            steps = exact / self.divisor(exact, eps)
+            if o.form != "rms_steps":
+                steps = steps.rounded(self.dtype) * Interval.of_number(x.shape[-1] ** 0.5)
+            if gamma is not None:
+                steps = steps.rounded(self.dtype) * (Interval.of(gamma) + o.weight_offset)
+        if bias is not None:
+            steps = steps.rounded(self.dtype) + Interval.of(bias)
+        return self.activation("silu", steps.rounded(self.dtype)) if o.silu else steps
+
+    def divisor(self, x: Interval, eps: float) -> Interval:
+        """Of the forms that divide."""
+        match self.options.form:
+            case "rms_steps":
+                mean = x.mean_square(rounded=self.dtype).rounded(self.dtype)
+                return (
+                    (mean + Interval.of_number(eps)).rounded(self.dtype).sqrt().rounded(self.dtype)
+                )
+            case "normalize":
+                least = torch.tensor(eps).to(self.dtype).item() or eps
+                return x.norm().rounded(self.dtype).at_least(least)
+            case _:
+                return x.norm().at_least(eps)
 
     def norm_of_heads(self, x: Tensor, weight: Tensor | None) -> Interval:
         if not self.options.across_heads:

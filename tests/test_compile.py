@@ -51,7 +51,7 @@ def test_opcheck_of_options(device: str, op: Op) -> None:
 def test_opcheck_of_out(device: str, op: Op) -> None:
     call = in_layout(op, "transposed heads", torch.bfloat16, device)
     positional, keyword = call.arguments()
-    outs = dict(zip(op.results, call.empty_outs(), strict=True))
+    outs = call.given_outs(call.empty_outs())
     torch.library.opcheck(op.packet.out, positional, keyword | outs)
 
 
@@ -140,10 +140,11 @@ def test_every_op_compiles(device: str, op: Op) -> None:
     compiled = torch.compile(function, backend="aot_eager", fullgraph=True, dynamic=True)
     for rows in (2, 5):
         call = op.call((rows,), 48, torch.bfloat16, device)
-        results, outs = compiled(**call.tensors), call.empty_outs()
+        arguments = call.given() | call.options
+        results, outs = compiled(**arguments), call.empty_outs()
         results = (results,) if isinstance(results, Tensor) else results
         assert_all_same_bits(results, call())
-        compiled(**call.tensors, out=outs if len(outs) > 1 else outs[0])
+        compiled(**arguments, out=outs if len(outs) > 1 else outs[0])
         assert_all_same_bits(outs, call())
 
 
@@ -201,7 +202,7 @@ def test_what_is_broadcast_is_compiled_once(op: Op) -> None:
         for batch, tokens, dim in [(2, 5, 8), (5, 6, 16), (7, 9, 10)]:  # top_k is 3, pairs 4
             shapes = dict.fromkeys(names, broadcast((batch, tokens), dim, kept))
             call = op.call((batch, tokens), dim, shapes=shapes)
-            results = compiled(**call.tensors)
+            results = compiled(**call.given(), **call.options)
             results = (results,) if isinstance(results, Tensor) else results
-            assert_all_same_bits(results, call())
+            assert_all_same_bits(call.rows_of(results), call())
         assert counter.frame_count == 1

@@ -19,7 +19,8 @@ ARCHITECTURE = "sm_80"
 
 # By csrc's abi.h: all tensors and results in float32, the weights of a row's dtype, no options.
 CONSTANTS = {0: "0x5555u", 1: "0u", 2: "0u", 3: "0u", 4: "32u", 5: "0x55u", 6: "1u"}
-CONSTANTS |= {number: "true" for number in range(7, 20)}
+CONSTANTS |= {7: "true", 8: "8u"}  # threads of a column
+CONSTANTS |= {number: "true" for number in range(9, 21)}
 
 
 def translated(shader: Path, defines: Sequence[str] = ()) -> cuda_backend.Translated:
@@ -48,7 +49,11 @@ def test_compiles(shader: Path, compiler: None) -> None:
     """Of each kernel one dtype and access; `make gpu-check` compiles all, for many calls."""
     program = translated(shader)
     kinds = ["simd_2_float32_vector", "row_2_bfloat16_scalar", "row_4_float16_vector"]
-    names = [f"{shader.stem}_{kind}" for kind in (*kinds, "loop_bfloat16_vector")]
+    kinds.append("loop_bfloat16_vector")
+    if "channel" in shader.stem:
+        kinds += ["columns_3_bfloat16_vector", "columns_4_float32_scalar"]
+        kinds.append("long_columns_float16_vector")
+    names = [f"{shader.stem}_{kind}" for kind in kinds]
     assert set(names) < set(names_of(program))
     cubin = nvrtc.compile_cubin(
         cuda_backend.generate(program, names, CONSTANTS), ARCHITECTURE, bytes_buffer=12

@@ -11,6 +11,8 @@ import torch
 from ops import Call, Op, Role, each_op, each_op_that
 from torch import Tensor
 
+import torch_mlxnorm
+
 Make = Callable[[Call], object]
 
 
@@ -43,6 +45,9 @@ class Mistake:
 
 def mistakes(op: Op) -> Iterator[Mistake]:
     """What may be wrong with a call of two rows, dim 8 and three experts, in float16."""
+    if op.has_channels:
+        yield from mistakes_of_channels(op)
+        return
     first, role = op.first, op.tensors[op.first].role
     shapes: dict[Role, tuple[int, ...]] = {
         "input": (2, 8),
@@ -153,6 +158,56 @@ def mistakes(op: Op) -> Iterator[Mistake]:
             text = f"{name} must have {text}, got strides {list(strides)} for shape [2, 8]"
             make = out_replaced(i, lambda out, s=strides: out.new_empty(16).as_strided((2, 8), s))
             yield Mistake(f"{name}: {what}", RuntimeError, text, make)
+
+
+def mistakes_of_channels(op: Op) -> Iterator[Mistake]:
+    """Beside [2, 8]."""
+
+    def wrong(name: str, shape: tuple[int, ...], expected: str) -> Mistake:
+        text = f"{name} must have {expected}, got shape {list(shape)}"
+        return Mistake(f"{name}: {shape}", RuntimeError, text, of_shape(name, shape))
+
+    def of_shape(name: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float16) -> Make:
+        def make(call: Call) -> object:
+            given = call.given() | {name: torch.ones(shape, dtype=dtype, device=call["x"].device)}
+            return torch_mlxnorm.channel_rms_norm(**given, **call.options)
+
+        return make
+
+    for name, shape in (("x", (2, 8)), ("gamma", (8,)), ("bias", (8, 1))):
+        for dtype in (torch.int64, torch.int16):
+            kind = str(dtype).removeprefix("torch.")
+            text = f"{name} must be float32, float16 or bfloat16, got {kind}"
+            yield Mistake(f"{name}: {kind}", TypeError, text, of_shape(name, shape, dtype))
+    for shape in ((), (8,)):
+        yield wrong("x", shape, "at least 2 dimensions, [N, C, ...]")
+    for shape in ((2, 0), (2, 0, 3)):
+        yield wrong("x", shape, "a dimension 1 of at least 1")
+    fits = "shape [8], or an element for each channel in a shape that broadcasts to [2, 8] (as x)"
+    for name in ("gamma", "bias"):
+        for shape in ((), (1,), (7,), (16,), (8, 1), (2, 1), (3, 8), (2, 9), (1, 2, 8), (0,)):
+            yield wrong(name, shape, fits)
+    for option, value, names in (
+        ("casting_mode", "qwen", '"gemma" or "llama"'),
+        ("form", "l2", '"rms", "rms_steps", "normalize" or "normalize_float32"'),
+    ):
+        make = lambda call, o=option, v=value: call.under(**{o: v})()  # noqa: E731
+        text = f'{option} must be {names}, got "{value}"'
+        yield Mistake(option, ValueError, text, make)
+    yield Mistake(
+        "out: float32",
+        TypeError,
+        "out must be float16 (as x), got float32",
+        out_replaced(0, Tensor.float),
+    )
+    for shape in ((2, 9), (3, 8)):
+        text = f"out must have shape [2, 8] (as x), got {list(shape)}"
+        make = out_replaced(0, lambda out, shape=shape: out.new_empty(shape))
+        yield Mistake(f"out: {shape}", RuntimeError, text, make)
+    for strides in ((0, 1), (7, 1), (1, 0)):
+        text = f"out must have an address for each element, got strides {list(strides)} for shape"
+        make = out_replaced(0, lambda out, s=strides: out.new_empty(16).as_strided((2, 8), s))
+        yield Mistake(f"out: {strides}", RuntimeError, f"{text} [2, 8]", make)
 
 
 def wrong_heads(op: Op) -> Iterator[Mistake]:

@@ -21,6 +21,7 @@ from torch_mlxnorm.bench.shapes import USES
 
 ROOT = Path(__file__).parents[1]
 DOCS = (ROOT / "docs/ops.md").read_text()
+EPS_OF = {"channel_rms_norm": "1e-12"}
 OPTIONS = {"weight_offset": 0.0, "casting_mode": "gemma", "round_intermediates": False}
 
 
@@ -38,6 +39,7 @@ def own_options(op: Op) -> dict[str, object]:
     if op.adds_a_branch:
         options |= {"gate_activation": "none", "alpha": 1.0, "beta": 1.0}
     options |= {op.scale_offset: 1.0, "modulation": "steps"} if op.modulates else {}
+    options |= {"form": "normalize", "silu": False} if op.has_channels else {}
     rotation = {
         "interleaved": False,
         "full_tables": False,
@@ -50,9 +52,9 @@ def own_options(op: Op) -> dict[str, object]:
 def expected_parameters(op: Op) -> dict[str, object]:
     """Names in order, with their defaults; `...` where there is none."""
     positional = {t.name: t.default for t in op.tensors.values() if not t.keyword}
-    assert {name for name, default in positional.items() if default is None} <= {"shift"}
+    assert {name for name, default in positional.items() if default is None} <= {"shift", "bias"}
     options = {name: value for name, value in OPTIONS.items() if name in op.option_names}
-    return positional | {"eps": 1e-6} | own_options(op) | options
+    return positional | {"eps": float(EPS_OF.get(op.name, "1e-6"))} | own_options(op) | options
 
 
 def test_the_family_is_complete() -> None:
@@ -64,7 +66,14 @@ def test_the_family_is_complete() -> None:
     public = {name for name in registered if not name.startswith("_")}
     assert public == set(OPS)
     functions = {name for name in torch_mlxnorm.__all__ if hasattr(functional, name)}
-    types = {"Activation", "CastingMode", "GateActivation", "Modulation", "RopeRounding"}
+    types = {
+        "Activation",
+        "CastingMode",
+        "ChannelForm",
+        "GateActivation",
+        "Modulation",
+        "RopeRounding",
+    }
     assert functions - types == set(OPS)
 
 
@@ -156,7 +165,7 @@ def test_has_a_section_in_the_docs(op: Op) -> None:
     names = [f"{t.name}{'?' * t.optional}{defaults[t.default]}" for t in positional]
     own = [f'{k}="{v}"' if isinstance(v, str) else f"{k}={v}" for k, v in own_options(op).items()]
     options = [name for name in OPTIONS if name in op.option_names]
-    expected = ", ".join([*names, "eps=1e-6", "*", *own, *options])
+    expected = ", ".join([*names, f"eps={EPS_OF.get(op.name, '1e-6')}", "*", *own, *options])
     assert signature.strip() == f"{op.name}({expected}) -> {', '.join(op.results)}"
     for result in op.results:
         name = re.sub("out_[abc]", "out_i", result)

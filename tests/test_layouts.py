@@ -103,6 +103,7 @@ def test_the_shape_decides_what_a_scale_is(device: str, op: Op, operands: str) -
             assert_all_same_bits(call.mapped(lambda t, s=shape: t.view(s), [name])(), expected)
 
 
+VIEWS = {"aten::movedim", "aten::permute", "aten::as_strided"}  # of rows, by the test
 LEADING = (2, 3, 4)
 KEPT = [kept for rank in range(4) for kept in itertools.product([False, True], repeat=rank)]
 
@@ -119,7 +120,8 @@ def test_what_is_broadcast_is_read_where_it_is(device: str, op: Op, operands: st
         outs = call.empty_outs()
         with torch.autograd.profiler.profile() as profile:
             call(out=outs)
-        assert not [event.name for event in profile.function_events if "aten::" in event.name]
+        called = {event.name for event in profile.function_events if "aten::" in event.name}
+        assert called <= (VIEWS if op.has_channels else set())
         assert_all_same_bits(outs, check(call))
         whole = call.mapped(lambda t: t.expand(*LEADING, -1).contiguous(), names)
         assert_all_same_bits(outs, whole())

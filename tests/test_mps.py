@@ -235,10 +235,11 @@ def test_a_row_that_the_kernels_cannot_count_is_an_error() -> None:
 @each_op
 def test_every_op_checks_that(op: Op) -> None:
     call = op.call((2,), 1, torch.float16, "mps", scale="one")
-    longer = op.named("input", "residual", "experts", "weight", "bias")
+    longer = op.named("weight", "bias", "per_channel") + op.activations
     call = call.mapped(lambda t: t.expand(*t.shape[:-1], TOO_LONG), longer)
     metal_sim.reset_stats()
-    expected = f"{op.first} must have a last dimension of at most 2147483648 on mps:0, got"
+    which = "dimension 1" if op.has_channels else "last dimension"
+    expected = f"{op.first} must have a {which} of at most 2147483648 on mps:0, got"
     with pytest.raises(RuntimeError, match=f"mlxnorm::{op.name}: {expected} {TOO_LONG}"):
         call()
     assert metal_sim.stats()["buffers"] == metal_sim.stats()["dispatches"] == 0

@@ -79,9 +79,7 @@ def test_notices_the_mean_of_what_was_rounded(op: Op, dtype: torch.dtype) -> Non
 @each_dtype
 @each_op
 def test_notices_another_eps_or_offset(op: Op, dtype: torch.dtype) -> None:
-    small = op.call(ROWS, DIM, dtype).mapped(
-        lambda t: 1e-3 * t, op.named("input", "residual", "experts")
-    )
+    small = op.call(ROWS, DIM, dtype).mapped(lambda t: 1e-3 * t, op.activations)
     assert_noticed(small, small.under(eps=1.02e-6)())
     call = op.call(ROWS, DIM, dtype)
     assert_noticed(call, call.under(weight_offset=1e-2)())

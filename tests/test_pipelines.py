@@ -66,8 +66,9 @@ def test_other_devices_compile_nothing() -> None:
 def test_calls_after_warm_up_make_nothing(simulated_mps: str, op: Op, dtype: torch.dtype) -> None:
     """With any number of rows, any optional tensors but extras, any scale, in any layout."""
     dims = [20, 1000, 18000, 34000]
-    warm_up(op.name, dtype, dims)
-    warm_up(op.name, dtype, dims[1:2], unaligned=True)
+    form = options_of(op).get("form", "normalize")
+    warm_up(op.name, dtype, dims, form=form)
+    warm_up(op.name, dtype, dims[1:2], form=form, unaligned=True)
 
     def calls() -> None:
         for dim, rows, scale in product(dims, (1, 40), op.scale_kinds):
@@ -93,6 +94,8 @@ OPTIONS = {
     "rope_rounding": "products",
     "gate_activation": "tanh",
     "modulation": "once",
+    "form": "rms",  # that of calls here
+    "silu": True,
 }
 
 

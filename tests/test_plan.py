@@ -17,10 +17,12 @@ from translator import msl
 ROOT = Path(__file__).parents[1]
 DTYPES = ["float32", "float16", "bfloat16"]
 PER_WORD = {"float32": 4, "float16": 8, "bfloat16": 8}
-KERNELS = ["simd", "row", "loop"]
+KERNELS = ["simd", "row", "loop", "columns", "long_columns"]
 PREFETCHES = ["nothing", "activations", "everything"]
 # Of each op, dtype and access: kernels and words of a thread.
 VARIANTS = [("simd", 1), ("simd", 2), ("row", 1), ("row", 2), ("row", 4), ("loop", 0)]
+# And of ops that have channels.
+COLUMN_VARIANTS = [*(("columns", octets) for octets in (1, 2, 3, 4)), ("long_columns", 0)]
 OPS_BY_NUMBER = list(OPS)
 ACTIVATED, INTERLEAVED = 1, 1 << 10  # choices: pack_choice(kActivation, 1), (kInterleaved, 1)
 
@@ -101,6 +103,7 @@ extern "C" uint64_t key_of_fields(const uint32_t* f) {
   key.choices = f[9];
   key.spacing = Spacing(f[10]);
   key.holds_pairs = f[11] != 0;
+  key.plan.threads_per_column = 1u << f[12];
   try {
     return 1 + packed(key);
   } catch (const std::logic_error&) {
@@ -221,7 +224,8 @@ def test_instantiations_are_those_of_a_metallib(
         return {i.host_name: (i.kernel, i.arguments) for i in msl.parse(text).instantiations}
 
     lines = set()
-    for dtype, (kernel, words), vector in product(range(3), VARIANTS, (0, 1)):
+    variants = VARIANTS + (COLUMN_VARIANTS if OPS[op].has_channels else [])
+    for dtype, (kernel, words), vector in product(range(3), variants, (0, 1)):
         line = ctypes.create_string_buffer(256)
         number = OPS_BY_NUMBER.index(op)
         library.instantiation_of(number, dtype, KERNELS.index(kernel), words, vector, line)
@@ -231,7 +235,7 @@ def test_instantiations_are_those_of_a_metallib(
     assert not instantiations(source, "INSTANTIATE_AT_RUN_TIME")
     source.write_text(source.read_text() + "".join(lines))
     expected = instantiations(shader)
-    assert len(lines) == len(expected) == 36
+    assert len(lines) == len(expected) == 6 * len(variants)
     assert instantiations(source, "INSTANTIATE_AT_RUN_TIME") == expected
 
 
@@ -282,8 +286,9 @@ def test_the_sum_depends_on_dim_and_dtype_alone(library: ctypes.CDLL, dtype: str
 
 
 # How many values each field of a pipeline's key has: ops, kernels, words, lanes (powers of two),
-# vector, prefetch, dtypes, types of 8 tensors, scalars among them, ten choices, spacing, pairs.
-KEY_FIELDS = [len(OPS), 3, 5, 6, 2, 3, 3, 1 << 16, 1 << 8, 1 << 20, 3, 2]
+# vector, prefetch, dtypes, types of 8 tensors, scalars among them, choices (below), spacing, pairs,
+# threads of a column (powers of two).
+KEY_FIELDS = [len(OPS), 5, 5, 6, 2, 3, 3, 1 << 16, 1 << 8, 1, 3, 2, 6]
 
 
 def test_pipeline_keys_do_not_alias(library: ctypes.CDLL) -> None:
@@ -300,10 +305,45 @@ def test_pipeline_keys_do_not_alias(library: ctypes.CDLL) -> None:
             for value in (v for v in {1, 2, count // 2, count - 2} if 0 < v < count - 1):
                 keys.add(key([*base[:i], value, *base[i + 1 :]]))
                 made += 1
-        is_flag = count == 2
-        if not is_flag:
+        if count > 2:  # neither a flag nor the choices
             assert key([*most[:i], count, *most[i + 1 :]]) == 0
     assert len(keys) == made and 0 not in keys
+
+
+# By the number of the choice.
+CHOICES = {
+    "activation": 4,
+    "casting_mode": 2,
+    "round_intermediates": 2,
+    "modulation": 3,
+    "norm_before_gate": 2,
+    "interleaved": 2,
+    "full_tables": 2,
+    "across_heads": 2,
+    "rope_rounding": 3,
+    "gate_activation": 3,
+    "form": 4,
+    "silu": 2,
+}
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_pipeline_keys_have_the_choices_of_their_op(library: ctypes.CDLL, op: str) -> None:
+    """Each combination makes a key of its own; others have no room there."""
+    fields = [0] * len(KEY_FIELDS)
+    fields[0] = OPS_BY_NUMBER.index(op)
+
+    def key(values: dict[int, int]) -> int:
+        packed = sum(value << 2 * number for number, value in values.items())
+        fields[9] = packed
+        return library.key_of_fields((ctypes.c_uint32 * len(fields))(*fields))
+
+    own = {i: n for i, (name, n) in enumerate(CHOICES.items()) if name in OPS[op].option_names}
+    others = {i: 1 for i in range(len(CHOICES)) if i not in own}
+    combinations = [dict(zip(own, c, strict=True)) for c in product(*map(range, own.values()))]
+    keys = {key(combination) for combination in combinations}
+    assert len(keys) == len(combinations) and 0 not in keys
+    assert {key(combination | others) for combination in combinations} == keys
 
 
 def test_known_plans(library: ctypes.CDLL) -> None:

@@ -93,7 +93,7 @@ def test_vmap_over_what_rows_share(device: str, op: Op) -> None:
 @pytest.mark.parametrize(
     "shape", [(24,), (1, 24), (3, 24), (2, 1, 24), (1, 3, 24), (1, 1, 1, 24)], ids=str
 )
-@each_op
+@each_op_that(lambda op: op.broadcasting)
 def test_vmap_over_what_is_broadcast(device: str, op: Op, shape: tuple[int, ...]) -> None:
     names = op.broadcasting
     shapes = {name: (*shape[:-1], op.columns(name, shape[-1])) for name in names}
@@ -214,11 +214,11 @@ def autocast(device: str) -> torch.autocast:
 
 
 @pytest.mark.mps
-@each_op_that(lambda op: len(op.named("input", "residual", "experts")) > 1)
+@each_op_that(lambda op: len(op.activations) > 1)
 def test_autocast_promotes_activations(device: str, op: Op) -> None:
     """To the widest dtype among them, as PyTorch's promoting ops do. A float32 residual is taken as
     it is."""
-    names = op.named("input", "residual", "experts")
+    names = op.activations
     for dtypes in itertools.product([F32, BF16, F16], repeat=len(names)):
         call = op.call((4,), 24, torch.float32, device)
         for name, dtype in zip(names, dtypes, strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from oracle import assert_same_bits, different_bits
 from steps import activate, activate_in_float32
 from tensors import DIMS, DTYPES, randn, type_id
 
-from torch_mlxnorm import rms_norm, rms_norm_add, rms_norm_mul
+from torch_mlxnorm import ChannelForm, rms_norm, rms_norm_add, rms_norm_mul
 
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=type_id)
 ACTIVATIONS = ["none", "silu", "gelu_tanh", "sigmoid"]
@@ -70,6 +70,9 @@ def test_options(
     if op.rotates:
         rotations = itertools.product([False, True], [False, True], ["once", "products", "addcmul"])
         own = [{"interleaved": i, "full_tables": f, "rope_rounding": r} for i, f, r in rotations]
+    if op.has_channels:
+        forms = itertools.product(get_args(ChannelForm), [False, True])
+        own = [{"form": form, "silu": silu} for form, silu in forms]
     together = list(itertools.product(op.scale_kinds, own))
     if op.adds_a_branch:  # each with some of the others
         gates: list[dict[str, Any]] = [{}, {"gate_activation": "tanh", "alpha": 0.22}]
@@ -90,7 +93,7 @@ def test_options(
 @each_op
 def test_eps_and_weight_offset(device: str, op: Op, dtype: torch.dtype) -> None:
     call = op.call((5,), 200, dtype, device)
-    small = call.mapped(lambda t: 1e-3 * t, op.named("input", "residual", "experts"))
+    small = call.mapped(lambda t: 1e-3 * t, op.activations)
     for eps, offset in itertools.product([0.0, 1e-6, 1e-2, None], [0.0, 1.0, -0.5]):
         check(small.under(eps=eps, weight_offset=offset))
 
@@ -104,9 +107,9 @@ def test_any_optional_tensor_may_be_missing(device: str, op: Op, dtype: torch.dt
             check(call.under(casting_mode=casting_mode, weight_offset=1.0))
 
 
-@each_op_that(lambda op: set(op.named("weight")) <= set(op.optional))
+@each_op_that(lambda op: set(op.weights) <= set(op.optional))
 def test_without_a_weight_its_options_have_no_effect(device: str, op: Op) -> None:
-    call = op.call((3,), 50, torch.bfloat16, device, missing=op.named("weight"))
+    call = op.call((3,), 50, torch.bfloat16, device, missing=op.weights)
     assert_all_same_bits(call.under(casting_mode="llama", weight_offset=1.0)(), call())
 
 
@@ -218,7 +221,7 @@ def test_every_op_takes_eps_of_none(where: str, op: Op) -> None:
     expected = call.under(eps=2.0**-23)()
     positional, keyword = call.arguments()
     outs = call.empty_outs()
-    op.packet.out(*positional, None, **keyword, **dict(zip(op.results, outs, strict=True)))
+    op.packet.out(*positional, None, **keyword, **call.given_outs(outs))
     results = op.packet.default(*positional, None, **keyword)
     results = (results,) if isinstance(results, torch.Tensor) else results
     for same in (call.under(eps=None)(), results, outs):
@@ -280,9 +283,7 @@ def test_huge_float16_does_not_overflow_the_sum(device: str) -> None:
 def test_huge_float16(device: str, op: Op) -> None:
     """Everything computed from it stays in float32, unless it is to be rounded."""
     call = op.call((3,), 1000, torch.float16, device)
-    huge = call.mapped(
-        lambda t: (1e4 * t).clamp(-3e4, 3e4), op.named("input", "residual", "experts")
-    )
+    huge = call.mapped(lambda t: (1e4 * t).clamp(-3e4, 3e4), op.activations)
     huge = huge.mapped(lambda t: 0.1 * t, op.operands)
     assert all(result.isfinite().all() for result in check(huge))
     if op.rounds:
@@ -308,7 +309,7 @@ def test_sums_past_float16_are_infinite_when_rounded_only(device: str, op: Op) -
 def test_denormals(device: str, op: Op, dtype: torch.dtype) -> None:
     tiny = torch.finfo(dtype).smallest_normal / 16
     call = op.call((3,), 100, dtype, device)
-    check(call.mapped(lambda t: tiny * t, op.named("input", "residual", "experts")))
+    check(call.mapped(lambda t: tiny * t, op.activations))
     for name in op.operands:
         check(call.mapped(lambda t: tiny * t, [name]))
 

@@ -12,10 +12,12 @@ from torch_mlxnorm._version import __version__
 from torch_mlxnorm.functional import (
     Activation,
     CastingMode,
+    ChannelForm,
     GateActivation,
     Modulation,
     RopeRounding,
     add_rms_norm,
+    channel_rms_norm,
     fused_moe_wsum_post_ff_norm2_endlayer,
     fused_post_attn_triple_norm,
     fused_post_ff_norm2_endlayer,
@@ -30,13 +32,15 @@ from torch_mlxnorm.functional import (
     rms_norm_rope,
     rms_norm_triple,
 )
-from torch_mlxnorm.modules import RMSNorm
+from torch_mlxnorm.modules import ChannelRMSNorm, RMSNorm
 from torch_mlxnorm.pipelines import CompiledKernel, compiled_kernels, warm_up
 from torch_mlxnorm.record import RmsNormRecord
 
 __all__ = [
     "Activation",
     "CastingMode",
+    "ChannelForm",
+    "ChannelRMSNorm",
     "CompiledKernel",
     "GateActivation",
     "Modulation",
@@ -45,6 +49,7 @@ __all__ = [
     "RopeRounding",
     "__version__",
     "add_rms_norm",
+    "channel_rms_norm",
     "compiled_kernels",
     "fused_moe_wsum_post_ff_norm2_endlayer",
     "fused_post_attn_triple_norm",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import torch_mlxnorm
 from torch_mlxnorm import reference
-from torch_mlxnorm._roles import EXTRAS, LIKES, OPS, Role
+from torch_mlxnorm._roles import EXTRAS, LIKES, OPS, Role, has_channels
 
 ScaleKind = Literal["one", "dim", "rows"]
 TOP_K = 8  # experts a token
@@ -111,7 +111,7 @@ class Call:
     def input(self) -> Tensor:
         """One that is as the results are."""
         roles = self.operator.tensors
-        return next(t for name, t in self.present.items() if roles[name] == "input")
+        return next(t for name, t in self.present.items() if roles[name] in ("input", "channels"))
 
     @property
     def present(self) -> dict[str, Tensor]:
@@ -128,8 +128,15 @@ class Call:
 
     def first_row(self) -> Call:
         """The same, of the first row alone."""
-        first = {name: t[:1] for name, t in self.present.items() if t.dim() > 1}
+        rowwise = [(name, t) for name, t in self.present.items() if t.dim() > 1]
+        first = {name: self._first(t) for name, t in rowwise}
         return Call(self.operator, self.tensors | first, self.options)
+
+    def first_row_of(self, results: tuple[Tensor, ...]) -> list[Tensor]:
+        return [self._first(result) for result in results]
+
+    def _first(self, rows: Tensor) -> Tensor:
+        return rows[..., :1] if has_channels(self.operator.name) else rows[:1]
 
 
 def make_call(
@@ -158,6 +165,9 @@ def make_call(
     make: dict[Role, Callable[[], Tensor]] = {
         "input": lambda: realistic([rows, dim], dtype, generator),
         "experts": lambda: realistic([rows, TOP_K, dim], dtype, generator),
+        # Contiguous: as most models have them.
+        "channels": lambda: realistic([rows, dim], dtype, generator).t().contiguous().unsqueeze(0),
+        "per_channel": lambda: normal(dim).to(operand_dtype),
         "weight": lambda: normal(dim).to(operand_dtype),
         "bias": lambda: normal(dim).to(operand_dtype),
         "scale": lambda: normal(*scale_shape).to(operand_dtype),

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch_mlxnorm._roles import (
     OPS,
     bound,
+    has_channels,
     is_written,
     leading_dimensions,
     name_of,
@@ -53,15 +54,23 @@ def _shardings(op: torch._ops.OpOverload) -> Callable[..., Any]:
                 return Replicate()
             return Shard(own)
 
+        def along_of_channels(dim: int, name: str) -> Any:
+            first, whole = next(iter(shapes.items()))
+            shape, own = shapes[name], dim + len(shapes[name]) - len(whole)
+            if name != first and (len(shape) == 1 or own < 0 or shape[own] == 1):
+                return Replicate()
+            return Shard(own)
+
         def arguments(placement: Callable[[str], Any]) -> list[Any]:
             return [placement(name) if name in shapes else None for name in given]
 
+        placed, dims = along, list(range(leading))
+        if has_channels(name_of(op)):
+            rank = len(next(iter(shapes.values())))
+            placed, dims = along_of_channels, [dim for dim in range(rank) if dim != 1]
         return [
             ([Replicate()] * results, arguments(lambda name: Replicate())),
-            *(
-                ([Shard(dim)] * results, arguments(functools.partial(along, dim)))
-                for dim in range(leading)
-            ),
+            *(([Shard(dim)] * results, arguments(functools.partial(placed, dim))) for dim in dims),
         ]
 
     return shardings

@@ -294,7 +294,9 @@ def warm_up(setting: Setting) -> Iterator[Row]:
 
 def cases(operator: Operator, dtype: torch.dtype, setting: Setting) -> Iterator[dict[str, Any]]:
     """What to make calls with: every kernel, then every option."""
-    variants: list[dict[str, Any]] = [{"casting_mode": "llama"}, {"missing": operator.optional}]
+    of_rms = {"form": "rms"} if "form" in operator.options else {}
+    variants: list[dict[str, Any]] = [of_rms | {"casting_mode": "llama"}]
+    variants.append({"missing": operator.optional})
     if "round_intermediates" in operator.options:
         variants.append({"round_intermediates": True})
     if operator.has_scale:
@@ -307,6 +309,9 @@ def cases(operator: Operator, dtype: torch.dtype, setting: Setting) -> Iterator[
         variants += [after, after | {"round_intermediates": True}]
     if operator.extras:
         variants.append({"extras": True})
+    if "form" in operator.options:
+        forms = get_args(torch_mlxnorm.ChannelForm)
+        variants += [{"form": form, "silu": silu} for form in forms for silu in (False, True)]
     if "gate_activation" in operator.options:
         gated = {"extras": True, "gate_activation": "tanh"}
         variants.append(gated | {"round_intermediates": True, "scale": "rows"})
@@ -338,7 +343,7 @@ def values(setting: Setting) -> Iterator[Row]:
 
 def check_values(row: Values, call: Call) -> None:
     wrong = []
-    rounded = rounds_between(call.input.dtype, call.options)
+    rounded = rounds_between(call.operator.name, call.input.dtype, call.options)
     everything = (call.operator.outs, call(), call.reference(), call.magnitudes())
     for name, actual, exact, magnitude in zip(*everything, strict=True):
         comparison = compare(actual, exact, magnitude, rounded=rounded)
@@ -364,7 +369,7 @@ def bits(setting: Setting) -> Iterator[Row]:
                 with row.noting(f"{rows}x{dim}"):
                     call = make_call(operator, rows, dim, dtype, setting.device)
                     check_bits(row, call, call.again())
-                    if not same_bits(call.first_row()(), [result[:1] for result in call()]):
+                    if not same_bits(call.first_row()(), call.first_row_of(call())):
                         raise Wrong("the first row alone has other bits than in the batch")
                 if operator.name == "rms_norm":
                     with record.noting(f"{rows}x{dim}"):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nested._internal.nested_tensor import NestedTensor
 
-from torch_mlxnorm._roles import bound, name_of, rows_of, tensor_arguments
+from torch_mlxnorm._roles import bound, has_channels, name_of, rows_of, tensor_arguments
 
 
 def _like(x: NestedTensor, values: Tensor) -> NestedTensor:
@@ -24,10 +24,10 @@ def _run(
     given = bound(op, args, kwargs or {})
     tensors = tensor_arguments(given)
     first, x = next(iter(tensors.items()))
-    if isinstance(x, NestedTensor) and x._ragged_idx == x.dim() - 1:
-        raise RuntimeError(
-            f"mlxnorm::{name_of(op)}: {first} must not be ragged in its last dimension"
-        )
+    of_channels = has_channels(name_of(op))
+    if isinstance(x, NestedTensor) and x._ragged_idx == (1 if of_channels else x.dim() - 1):
+        where = "dimension 1" if of_channels else "its last dimension"
+        raise RuntimeError(f"mlxnorm::{name_of(op)}: {first} must not be ragged in {where}")
     for name, tensor in tensors.items():
         if isinstance(tensor, NestedTensor):
             if tensor.shape[tensor._ragged_idx] != x.shape[x._ragged_idx]:
@@ -35,11 +35,17 @@ def _run(
                     f"mlxnorm::{name_of(op)}: {name} must be as ragged as {first}: nested tensors "
                     "of one call share their offsets"
                 )
-            given[name] = tensor.values()
+            given[name] = tensor.values().unsqueeze(0) if of_channels else tensor.values()
         elif not rows_of(op, name, given).broadcasts:
             raise RuntimeError(
                 f"mlxnorm::{name_of(op)}: {name} must be nested, as other inputs are"
             )
+        elif of_channels:  # values are one batch
+            if tensor.dim() == x.dim() and tensor.shape[0] != 1:
+                raise RuntimeError(
+                    f"mlxnorm::{name_of(op)}: {name} must be one for all of the batch, got shape "
+                    f"{list(tensor.shape)}"
+                )
         else:
             leading = x.dim() - rows_of(op, first, given).dimensions  # of the results
             rank = leading + rows_of(op, name, given).dimensions
@@ -52,6 +58,8 @@ def _run(
                 )
             given[name] = tensor.reshape(sizes[1:])  # values have no batch
     results = op(**given)
+    if of_channels:
+        return None if results is None else _like(x, results.squeeze(0))
     if isinstance(results, tuple):
         return tuple(_like(x, values) for values in results)
     return None if results is None else _like(x, results)

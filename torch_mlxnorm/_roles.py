@@ -35,7 +35,7 @@ LIKES: dict[str, dict[str, str]] = _C.likes()
 
 # Of one dtype, the results'. A residual may be float32 beside 16 bits, the others, operands, have
 # any.
-INPUTS: tuple[Role, ...] = ("input", "experts")
+INPUTS: tuple[Role, ...] = ("input", "experts", "channels")
 
 
 def overloads() -> list[torch._ops.OpOverload]:
@@ -46,6 +46,11 @@ def overloads() -> list[torch._ops.OpOverload]:
 
 def name_of(op: torch._ops.OpOverload) -> str:
     return op._schema.name.removeprefix("mlxnorm::")
+
+
+def has_channels(name: str) -> bool:
+    """Are its rows along dimension 1, ``[N, C, ...]``?"""
+    return "channels" in OPS[name].values()
 
 
 def bound(

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 
-from torch_mlxnorm._roles import bound, is_written, leading_dimensions, rows_of, tensor_arguments
+from torch_mlxnorm._roles import (
+    bound,
+    has_channels,
+    is_written,
+    leading_dimensions,
+    name_of,
+    rows_of,
+    tensor_arguments,
+)
 
 _unwrap = torch._C._functorch._unwrap_batched
 _wrap = torch._C._functorch._add_batch_dim
@@ -37,7 +45,14 @@ class _Rule:
         with torch._C._ExcludeDispatchKeyGuard(_BATCHED):
             if all(dim is None for dim in dims.values()):
                 return self.op(**given)
-            results = self.run(given, dims, batch)
+            for name, dim in dims.items():
+                if dim is None and is_written(self.op, name):
+                    raise RuntimeError(
+                        f"{self.op._schema.name}: vmap: {name} must be batched, as an input is; it "
+                        "cannot hold the results of the whole batch"
+                    )
+            run = self.run_channels if has_channels(name_of(self.op)) else self.run
+            results = run(given, dims, batch)
         if isinstance(results, tuple):
             return tuple(_wrap(result, 0, level) for result in results)
         return None if results is None else _wrap(results, 0, level)
@@ -51,11 +66,6 @@ class _Rule:
         leading = leading_dimensions(self.op, shapes, given)
         last = next(iter(shapes.values()))[-1]
         for name, dim in dims.items():
-            if dim is None and is_written(self.op, name):
-                raise RuntimeError(
-                    f"{self.op._schema.name}: vmap: {name} must be batched, as an input is; it "
-                    "cannot hold the results of the whole batch"
-                )
             rows = rows_of(self.op, name, given)
             if not rows.broadcasts:
                 given[name] = _with_batch(given[name], dim, batch)
@@ -76,6 +86,40 @@ class _Rule:
                     f"results have, {rank}, got shape {list(shapes[name])}"
                 )
         return self.op(**given)
+
+    def run_channels(
+        self, given: dict[str, Any], dims: dict[str, int | None], batch: int
+    ) -> Tensor | None:
+        """The batch is one more of the dimensions behind the channels or, where operands differ
+        along it, a part of the one before them."""
+        x, *operands = (name for name in dims if not is_written(self.op, name))
+        whole = [name for name in dims if name not in operands]
+        for name in whole:
+            given[name] = _with_batch(given[name], dims[name], batch)
+        if all(dims[name] is None for name in operands):
+            for name in whole:
+                given[name] = given[name].movedim(0, -1)
+            for name in operands:
+                if given[name].dim() > 1:
+                    given[name] = given[name].unsqueeze(-1)
+            result = self.op(**given)
+            return None if result is None else result.movedim(-1, 0)
+        outs = [given.pop(name) for name in whole if name != x]
+        count, rank = given[x].shape[1], given[x].dim()
+        for name in operands:
+            operand = _with_batch(given[name], dims[name], batch)
+            shape = (batch, 1, operand.shape[1]) if operand.dim() == 2 else operand.shape
+            ones = [1] * (rank - len(shape))
+            # Of an operand without the dimension before the channels, or with channels alone.
+            sizes = [*shape, *ones] if operand.dim() == 2 else [batch, *ones, *shape[1:]]
+            operand = operand.reshape(sizes)
+            given[name] = operand.expand(-1, count, *operand.shape[2:]).flatten(0, 1)
+        given[x] = given[x].flatten(0, 1)
+        default = getattr(torch.ops.mlxnorm, name_of(self.op)).default
+        result = default(**given).unflatten(0, (batch, count))
+        for out in outs:
+            out.copy_(result)
+        return None if outs else result
 
 
 def register(library: torch.library.Library, op: torch._ops.OpOverload) -> None:

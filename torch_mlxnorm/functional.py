@@ -11,6 +11,7 @@ for all of them. Beyond that, the other operators have in common:
 - **Inputs**, the tensors ``[..., dim]``, have one shape, dtype and device; none is
   broadcast. Each has strides of its own. Results have their shape and dtype, and
   are rounded once, when they are written; everything before is float32.
+  :func:`channel_rms_norm` has rules of its own.
 - **residual** may be float32 beside 16-bit inputs. Then the sum is not rounded, a norm reads it as
   it is, and the result that is the residual stream is float32 as well.
 - **Weights** and a ``bias`` are ``[dim]``, or of a shape that ends in dim and broadcasts to the
@@ -46,6 +47,7 @@ CastingMode = Literal["gemma", "llama"]
 Modulation = Literal["steps", "addcmul", "once"]
 RopeRounding = Literal["once", "products", "addcmul"]
 GateActivation = Literal["none", "tanh", "sigmoid"]
+ChannelForm = Literal["normalize", "normalize_float32", "rms", "rms_steps"]
 
 
 def _options(
@@ -160,6 +162,7 @@ _rms_norm = _bind("rms_norm")
 _rms_norm_mul = _bind("rms_norm_mul")
 _rms_norm_modulate = _bind("rms_norm_modulate")
 _gated_rms_norm = _bind("gated_rms_norm")
+_channel_rms_norm = _bind("channel_rms_norm")
 _rms_norm_rope = _bind("rms_norm_rope")
 _qk_norm_rope = _bind("qk_norm_rope")
 _qkv_norm_rope = _bind("qkv_norm_rope")
@@ -384,6 +387,71 @@ def gated_rms_norm(
     if activation != "silu":
         options["activation"] = activation
     return _gated_rms_norm((x, gate, weight, eps), options, out)
+
+
+def channel_rms_norm(
+    x: Tensor,
+    gamma: Tensor | None,
+    bias: Tensor | None = None,
+    eps: float | None = 1e-12,
+    *,
+    form: ChannelForm = "normalize",
+    silu: bool = False,
+    weight_offset: float = 0.0,
+    casting_mode: CastingMode = "gemma",
+    out: Tensor | None = None,
+) -> Tensor:
+    """The norm of video and image VAEs, over dimension 1, with the silu that follows it::
+
+        t = r(r(r(x / max(norm(x), eps)) * sqrt(C)) * (gamma + weight_offset)) + bias
+        out = silu(t) if silu else t
+
+    where ``r`` rounds to x's dtype, as every step is rounded that another one follows: the results
+    are those of separate operators. Nothing is copied to another memory format.
+
+    Args:
+        x: ``[N, C, ...]``, float32, float16 or bfloat16, ``C`` at least 1, in any memory format.
+            Contiguous memory, channels-last memory and slices of either are read where they are;
+            what neither has channels of stride 1 nor other dimensions that do is copied.
+        gamma: ``[C]``, or what broadcasts to ``[N, C, 1, ...]`` and has all channels, such as
+            ``[C, 1, 1]``. float32, float16 or bfloat16, on x's device. ``None`` means 1.
+        bias: alike. ``None``: nothing is added.
+        eps: of ``"normalize"`` forms the least norm that is divided by, of others what is added to
+            the mean of the squares; ``None`` means ``torch.finfo(torch.float32).eps``.
+        form: what ``t`` is before gamma and bias.
+
+            - ``"normalize"``: ``F.normalize(x, dim=1, eps=eps) * C**0.5``, whose norm is rounded to
+              x's dtype, and so is eps unless that makes it 0.
+            - ``"normalize_float32"``: ``F.normalize(x.float(), dim=1, eps=eps).to(x.dtype) *
+              C**0.5``, as diffusers has it.
+            - ``"rms"``: :func:`rms_norm` over dimension 1, gamma being its weight.
+            - ``"rms_steps"``: ``x / torch.sqrt(torch.mean(x**2, 1, keepdim=True) + eps)``, every
+              step of it rounded.
+        silu: whether ``silu`` is applied to ``t``, in float32 and rounded.
+        weight_offset: added to gamma, see :func:`rms_norm`.
+        casting_mode: of ``"rms"``, see :func:`rms_norm`.
+        out: where to write: x's shape, dtype and device, in any memory format. It may be x itself.
+
+    Returns:
+        x's shape and dtype, in its memory format (``out`` if given).
+
+    Raises:
+        TypeError: a dtype is not one of the above.
+        ValueError: ``form`` or ``casting_mode`` is unknown.
+        RuntimeError: x has less than 2 dimensions or no channels, a shape or device does not fit,
+            ``out`` has elements that share an address, overlaps what is read, or would lose a
+            gradient.
+        NotImplementedError: at backward; the op is for inference only.
+
+    Source: beyond mlx-native 0.9.0, which has no op like it: the norms of the VAEs of Wan,
+    Qwen-Image, HunyuanVideo 1.5 and LTX.
+    """
+    options = _options(weight_offset, casting_mode)
+    if form != "normalize":
+        options["form"] = form
+    if silu:
+        options["silu"] = True
+    return _channel_rms_norm((x, gamma, bias, eps), options, out)
 
 
 def rms_norm_rope(

@@ -10,7 +10,13 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
-from torch_mlxnorm.functional import CastingMode, add_rms_norm, rms_norm
+from torch_mlxnorm.functional import (
+    CastingMode,
+    ChannelForm,
+    add_rms_norm,
+    channel_rms_norm,
+    rms_norm,
+)
 
 
 @torch.fx.wrap  # a call in graphs of torch.fx, which cannot follow an if
@@ -20,6 +26,15 @@ def _check_size(x: Tensor, dims: list[int]) -> None:
     if list(x.shape[-len(dims) :]) != dims:
         raise RuntimeError(
             f"RMSNorm: x must have last dimensions of {list(dims)} (normalized_shape), "
+            f"got shape {list(x.shape)}"
+        )
+
+
+@torch.fx.wrap
+def _check_channels(x: Tensor, channels: int) -> None:
+    if not torch.jit.is_tracing() and x.dim() >= 2 and x.shape[1] != channels:
+        raise RuntimeError(
+            f"ChannelRMSNorm: x must have a dimension 1 of {channels} (channels), "
             f"got shape {list(x.shape)}"
         )
 
@@ -168,3 +183,78 @@ class RMSNorm(nn.Module):
             f"elementwise_affine={self.elementwise_affine}, "
             f"weight_offset={self.weight_offset}, casting_mode={self.casting_mode!r}"
         )
+
+
+class ChannelRMSNorm(nn.Module):
+    r""":func:`torch_mlxnorm.channel_rms_norm` with gamma and bias of its own, in place of the norms
+    of VAEs: ``WanRMS_norm`` and its likes, whose state dicts it loads.
+
+    Args:
+        channels: how many there are.
+        dims: dimensions after those, of which the parameters have one each, of size 1: 2 of images,
+            3 of videos.
+        bias: whether there is one.
+        affine: whether there is a gamma; without it there is no bias.
+        eps, form, silu, weight_offset, casting_mode: see :func:`torch_mlxnorm.channel_rms_norm`.
+        device, dtype: of the parameters.
+
+    Shape: ``[N, channels, ...]`` to the same, in the same memory format.
+
+    Raises:
+        ValueError: there is a bias but no gamma.
+        RuntimeError: at a call, dimension 1 has another size.
+
+    Works under :func:`torch.compile`, :func:`torch.export.export`, :func:`torch.fx.symbolic_trace`
+    and :func:`torch.jit.trace`, with equal bits. Inference only, as :class:`RMSNorm`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        dims: int = 3,
+        bias: bool = False,
+        affine: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        eps: float | None = 1e-12,
+        form: ChannelForm = "normalize",
+        silu: bool = False,
+        weight_offset: float = 0.0,
+        casting_mode: CastingMode = "gemma",
+    ) -> None:
+        super().__init__()
+        if bias and not affine:
+            raise ValueError("ChannelRMSNorm: bias needs gamma (affine=True)")
+        self.channels = index(channels)
+        self.eps = eps
+        self.form: ChannelForm = form
+        self.silu = silu
+        self.weight_offset = float(weight_offset)
+        self.casting_mode: CastingMode = casting_mode
+        shape = (self.channels, *[1] * dims)
+
+        def parameter(value: float) -> nn.Parameter:
+            return nn.Parameter(torch.full(shape, value, device=device, dtype=dtype))
+
+        self.register_parameter("gamma", parameter(1.0 - weight_offset) if affine else None)
+        self.register_parameter("bias", parameter(0.0) if bias else None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.gamma is None:  # else the operator compares gamma's
+            _check_channels(x, self.channels)
+        return channel_rms_norm(
+            x,
+            self.gamma,
+            self.bias,
+            self.eps,
+            form=self.form,
+            silu=self.silu,
+            weight_offset=self.weight_offset,
+            casting_mode=self.casting_mode,
+        )
+
+    def extra_repr(self) -> str:
+        text = f"{self.channels}, bias={self.bias is not None}, affine={self.gamma is not None}"
+        text += f", eps={self.eps}, form={self.form!r}, silu={self.silu}"
+        return f"{text}, weight_offset={self.weight_offset}, casting_mode={self.casting_mode!r}"

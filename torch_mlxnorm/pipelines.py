@@ -22,6 +22,7 @@ from torch_mlxnorm._roles import EXTRAS, INPUTS, OPS
 from torch_mlxnorm.functional import (
     Activation,
     CastingMode,
+    ChannelForm,
     GateActivation,
     Modulation,
     RopeRounding,
@@ -73,6 +74,8 @@ def warm_up(
     across_heads: bool = False,
     rope_rounding: RopeRounding = "once",
     gate_activation: GateActivation = "none",
+    form: ChannelForm = "normalize",
+    silu: bool = False,
     casting_mode: CastingMode = "gemma",
     round_intermediates: bool = False,
     unaligned: bool = False,
@@ -90,7 +93,8 @@ def warm_up(
     Args:
         ops: operators by name or as functions of this package; ``None`` means all.
         dtypes: of the inputs: float32, float16 or bfloat16.
-        dims: sizes of the last dimension, or of its groups (``group_size``), at least 1.
+        dims: sizes of the last dimension, or of its groups (``group_size``), at least 1; of
+            :func:`channel_rms_norm` numbers of channels.
         operand_dtypes: of operands (weights, biases, scales, angles, …): one for all, or by the
             name of the argument. ``None``, or a name left out, means the inputs' dtype.
             ``residual`` may be float32, by its name.
@@ -107,6 +111,7 @@ def warm_up(
         interleaved, full_tables, across_heads, rope_rounding: of :func:`rms_norm_rope`. Tables that
             are wider than half a row are full, and all heads of a token one row.
         gate_activation: of residual ops with ``gate``.
+        form, silu: of :func:`channel_rms_norm`, contiguous and channels-last.
         casting_mode, round_intermediates: see :func:`rms_norm`, for the ops that have them.
         unaligned: also for tensors in which some row does not start on a 16-byte boundary, as in a
             slice ``x[:, 1:]``, or of which a part is rotated whose halves are no multiples of 16
@@ -151,6 +156,8 @@ def warm_up(
         "across_heads": str(bool(across_heads)),
         "rope_rounding": rope_rounding,
         "gate_activation": gate_activation,
+        "form": form,
+        "silu": str(bool(silu)),
         "casting_mode": casting_mode,
         "round_intermediates": str(bool(round_intermediates)),
     }

@@ -49,7 +49,7 @@ def _rounded(t: Tensor, dtype: torch.dtype) -> Tensor:
 def _defines(function: Callable[P, T]) -> Callable[[Callable[..., T]], Callable[P, T]]:
     """Makes a function with the parameters of the operator's, but for ``out``, from its formula.
     That gets what it names: tensors in float64, options, one by one or all, ``N``, and ``R``, which
-    rounds to the dtype of the inputs or to that of the tensor it is told."""
+    rounds to the dtype of the inputs or to that of the tensor it is told; ``r`` always does."""
     signature = inspect.signature(function)
     parameters = [p for p in signature.parameters.values() if p.name != "out"]
     signature = signature.replace(parameters=parameters)
@@ -82,7 +82,10 @@ def _defines(function: Callable[P, T]) -> Callable[[Callable[..., T]], Callable[
                     normalized = _rounded(normalized, first.dtype)
                 return normalized * (weight + given["weight_offset"])
 
-            available = {**given, **values, "N": N, "R": R, "options": given}
+            def r(t: Tensor) -> Tensor:
+                return _rounded(t, first.dtype)
+
+            available = {**given, **values, "eps": eps, "N": N, "R": R, "r": r, "options": given}
             return formula(**{name: available[name] for name in wanted})
 
         reference.__signature__ = signature  # type: ignore[attr-defined]
@@ -141,6 +144,43 @@ def gated_rms_norm(x, gate, weight, bias, norm_before_gate, group_size, activati
 
     gate = _ACTIVATIONS[activation](gate)
     return R(of_groups(x)) * gate if norm_before_gate else of_groups(x * gate)
+
+
+@_defines(functional.channel_rms_norm)
+def channel_rms_norm(x, gamma, bias, eps, form, silu, weight_offset, N, r):
+    """``silu(r(r(r(x / max(norm(x), eps)) * sqrt(C)) * gamma) + bias)`` over dimension 1."""
+    gamma, bias = (_per_channel(t, x.dim()) for t in (gamma, bias))
+    x = x.movedim(1, -1)
+    match form:
+        case "rms":
+            steps = [lambda _: N(x, gamma)]
+        case "rms_steps":
+            mean = r(r(x.square()).mean(-1, keepdim=True))
+            steps = [lambda _: x / r(r(mean + eps).sqrt())]
+        case "normalize":
+            least = r(x.new_tensor(eps)).item() or eps
+            norm = r(x.square().sum(-1, keepdim=True).sqrt()).clamp_min(least)
+            steps = [lambda _: x / norm, lambda t: t * x.shape[-1] ** 0.5]
+        case _:
+            norm = x.square().sum(-1, keepdim=True).sqrt().clamp_min(eps)
+            steps = [lambda _: x / norm, lambda t: t * x.shape[-1] ** 0.5]
+    if gamma is not None and form != "rms":
+        steps.append(lambda t: t * (gamma + weight_offset))
+    if bias is not None:
+        steps.append(lambda t: t + bias)
+    if silu:
+        steps.append(F.silu)
+    t = x
+    for step in steps:
+        t = step(r(t))
+    return t.movedim(-1, 1)
+
+
+def _per_channel(t, rank):
+    """As what has its channels last is multiplied by it."""
+    if t is None or t.dim() == 1:
+        return t
+    return t[(None,) * (rank - t.dim())].movedim(1, -1)
 
 
 def _norm_rope(x, weight, cos, sin, options, N, R):

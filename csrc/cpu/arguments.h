@@ -18,7 +18,8 @@ struct NormArguments {
 };
 
 struct NormKernel {
-  // Rows [begin, end). `scratch` holds scratch_rows times scratch_size(dim) floats.
+  // Rows [begin, end), or strips of lines. `scratch` holds scratch_rows times the scratch_size of
+  // a row, or of a strip's width, in floats.
   void (*run)(const NormArguments& arguments, int64_t begin, int64_t end, float* scratch);
   int scratch_rows;
 };
@@ -29,6 +30,21 @@ constexpr int64_t kLargestBlock = 32;
 constexpr int64_t scratch_size(int64_t dim) {
   return (dim + kLargestBlock - 1) / kLargestBlock * kLargestBlock;
 }
+
+// What of a line is normalized at once, so that it is still in a cache when its sums are known.
+struct ColumnStrips {
+  static constexpr int64_t kBytes = 384 << 10, kMost = 2048;
+
+  explicit constexpr ColumnStrips(const NormLayout& layout) : width(kMost) {
+    const int64_t fit = kBytes / (layout.dim * size_of(layout.dtype));
+    if (fit < kMost) {
+      width = fit < 2 * kLargestBlock ? 2 * kLargestBlock : fit / kLargestBlock * kLargestBlock;
+    }
+    of_a_line = (layout.line + width - 1) / width;
+  }
+
+  int64_t width, of_a_line;
+};
 
 #define MLXNORM_DECLARE_KERNEL(op) NormKernel op##_kernel(const NormArguments& arguments);
 

@@ -1,10 +1,12 @@
 // CPU tensors.
 #include <ATen/EmptyTensor.h>
 
+#include <algorithm>
 #include <memory>
 
 #include "../record.h"
 #include "../register.h"
+#include "../channel_layout.h"
 #include "../row_layout.h"
 #include "parallel.h"
 #include "select.h"
@@ -13,14 +15,21 @@ namespace mlxnorm::cpu {
 namespace {
 
 void run_kernel(const NormKernel& kernel, const NormArguments& arguments) {
-  const int64_t dim = arguments.layout.dim;
-  parallel_rows(arguments.layout.rows, dim, [&](int64_t begin, int64_t end) {
+  const NormLayout& layout = arguments.layout;
+  int64_t units = layout.rows, length = layout.dim, elements = layout.dim;
+  if (layout.line != 0) {
+    const ColumnStrips strips(layout);
+    units *= strips.of_a_line;
+    length = strips.width;
+    elements *= std::min(layout.line, length);
+  }
+  parallel_rows(units, elements, [&](int64_t begin, int64_t end) {
     std::unique_ptr<float[]> memory;
     void* scratch = nullptr;
     if (kernel.scratch_rows != 0) {
       // On a cache line: vectors that lie across two cost a tenth of the time.
       constexpr size_t kLine = 64;
-      const size_t size = size_t(kernel.scratch_rows * scratch_size(dim)) * sizeof(float);
+      const size_t size = size_t(kernel.scratch_rows * scratch_size(length)) * sizeof(float);
       size_t space = size + kLine;
       memory.reset(new float[space / sizeof(float)]);
       scratch = memory.get();
@@ -47,8 +56,16 @@ struct Cpu {
   static at::Tensor empty(const at::Tensor& like) {
     return at::detail::empty_cpu(like.sizes(), like.options());
   }
+
   static void run(const NormCall& call, const at::Tensor* const* outs) {
     const OpTable& op = call.op();
+    if (has_channels(op)) {
+      return run_channels(call, *outs[0], [&](const LaidOutChannels& laid_out) {
+        NormArguments arguments{laid_out.layout, call.options()};
+        bind(arguments, laid_out.tensors, &laid_out.out, 1);
+        run_kernel(select_kernel(op.op, arguments), arguments);
+      });
+    }
     for (size_t s = 0; s < op.segment_count; ++s) {
       const Segment& segment = op.segments[s];
       if (call.like(segment.first_result).numel() == 0) {

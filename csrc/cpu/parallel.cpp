@@ -12,8 +12,9 @@ bool worth_streaming(const NormLayout& layout, const void* const* results, size_
     return int64_t(element_size(tensor_type(layout.result_types, int(r))));
   };
   int64_t bytes = 0;
+  const int64_t elements = layout.rows * layout.dim * std::max<int64_t>(layout.line, 1);
   for (size_t r = 0; r < result_count; ++r) {
-    bytes += layout.rows * layout.dim * element(r);
+    bytes += elements * element(r);
   }
   if (bytes < kCached) {
     return false;
@@ -24,7 +25,7 @@ bool worth_streaming(const NormLayout& layout, const void* const* results, size_
       return stride * size % kAlignment == 0;
     };
     if (!aligned(rows.stride0) || !aligned(rows.stride1) || !aligned(rows.stride2) ||
-        reinterpret_cast<uintptr_t>(results[r]) % kAlignment != 0) {
+        !aligned(layout.result_step) || reinterpret_cast<uintptr_t>(results[r]) % kAlignment != 0) {
       return false;
     }
   }

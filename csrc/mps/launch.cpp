@@ -23,6 +23,9 @@ NormParams params_of(const Segment& segment, const NormLayout& layout, const Nor
   params.rotated = uint32_t(layout.rotated);
   params.top_k = uint32_t(layout.top_k);
   params.inverse_dim = inverse_of(layout.dim);
+  params.root_dim = layout.root_dim;
+  params.result_step = layout.result_step;
+  params.line = uint64_t(layout.line);
   params.eps = options.eps;
   std::copy(std::begin(options.numbers), std::end(options.numbers), params.numbers);
   return params;
@@ -50,8 +53,9 @@ bool all_aligned(const OpTable& op, const Segment& segment, const NormLayout& la
                  const TensorPointers& tensors, const at::Tensor* const* outs) {
   bool aligned = true;
   for (size_t i = 0; i < segment.count; ++i) {
-    if (tensors[i] != nullptr && is_read_by_words(op.tensors[segment.tensors[i]].role) &&
-        !has_bit(layout.scalars, int(i))) {
+    const Role role = op.tensors[segment.tensors[i]].role;
+    const bool by_words = is_read_by_words(role) && (layout.line == 0 || role != Role::per_channel);
+    if (tensors[i] != nullptr && by_words && !has_bit(layout.scalars, int(i))) {
       const TensorType type = tensor_type(layout.tensor_types, int(i));
       const RowLayout further = evenly_spaced(layout.steps[i]);
       aligned = aligned &&
@@ -60,8 +64,10 @@ bool all_aligned(const OpTable& op, const Segment& segment, const NormLayout& la
     }
   }
   for (size_t r = 0; r < segment.results; ++r) {
-    aligned = aligned && rows_aligned(layout.results[r], byte_offset(*outs[r]),
-                                      tensor_type(layout.result_types, int(r)), layout.dtype);
+    const TensorType type = tensor_type(layout.result_types, int(r));
+    aligned = aligned &&
+              rows_aligned(layout.results[r], byte_offset(*outs[r]), type, layout.dtype) &&
+              rows_aligned(evenly_spaced(layout.result_step), 0, type, layout.dtype);
   }
   return aligned;
 }
@@ -75,6 +81,9 @@ Launch make_launch(const OpTable& op, SegmentLayouts layouts, const NormOptions&
     rows[s] = layouts[s]->rows;
   }
   const PipelineKey key = key_of(op, layouts, options, aligned, chosen_access());
+  if (layouts[0]->line != 0) {
+    rows[0] = shares_of_lines(*layouts[0], key.plan);
+  }
   for (size_t s = 0; s < layouts.size(); ++s) {
     const bool changes = key.spacing == kAlike && spacing_of(*layouts[s]) == kAlike;
     const NormLayout& layout = *layouts[s];

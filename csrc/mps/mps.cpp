@@ -5,6 +5,7 @@
 #include <optional>
 #include <vector>
 
+#include "../channel_layout.h"
 #include "../record.h"
 #include "../register.h"
 #include "launch.h"
@@ -28,6 +29,11 @@ struct Mps {
   }
   static void run(const NormCall& call, const at::Tensor* const* outs) {
     const OpTable& op = call.op();
+    if (has_channels(op)) {
+      return run_channels(call, *outs[0], [&](const LaidOutChannels& laid_out) {
+        launch(op, laid_out, call.options());
+      });
+    }
     std::optional<LaidOutCall> segments[kMaxSegments];
     bool together = true;
     for (size_t s = 0; s < op.segment_count; ++s) {
@@ -53,6 +59,16 @@ struct Mps {
   // In one dispatch: rows as long as one another, and no copies of tensors that both have.
   static bool go_together(const LaidOutCall& a, const LaidOutCall& b) {
     return a.layout.dim == b.layout.dim && !a.has_copies() && !b.has_copies();
+  }
+
+  static void launch(const OpTable& op, const LaidOutChannels& laid_out,
+                     const NormOptions& options) {
+    const Segment& segment = op.segments[0];
+    const NormLayout* const layouts[] = {&laid_out.layout};
+    Bindings bindings;
+    bindings.add(segment, laid_out.tensors, &laid_out.out);
+    const bool aligned = all_aligned(op, segment, laid_out.layout, laid_out.tensors, &laid_out.out);
+    mps::run(make_launch(op, layouts, options, aligned), bindings);
   }
 
   static void launch(const OpTable& op, const std::optional<LaidOutCall>* segments,
@@ -167,6 +183,16 @@ void warm_up(const at::Tensor& like, std::string_view op_name, int64_t dim,
           if (heads == 1 || has_option(op.options, kInterleaved)) {
             make_launch(op, {layouts, op.segment_count}, options, aligned);
           }
+        }
+      }
+      if (has_channels(op)) {  // that are not neighbours in memory: few words of a line, and many
+        for (const int64_t words : {int64_t(1), few_rows * kSimdWidth + 1}) {
+          NormLayout columns = segments[0];
+          columns.rows = 1;
+          columns.tensors[0].size2 = 1;
+          columns.line = words * kWordBytes / size_of(columns.dtype);
+          const NormLayout* const layout[] = {&columns};
+          make_launch(op, layout, options, aligned);
         }
       }
     }

@@ -117,10 +117,11 @@ id<MTLComputePipelineState> make_pipeline(const PipelineKey& key) {
   [function release];
   TORCH_CHECK(state != nil, "mlxnorm: Metal pipeline ", name, ": ", text_of(error));
   const NSUInteger threads = [state maxTotalThreadsPerThreadgroup];
-  if (threads < kMaxThreads) {
+  const NSUInteger needed = is_of_columns(key.plan.kernel) ? kMaxColumnThreads : kMaxThreads;
+  if (threads < needed) {
     [state release];
     TORCH_CHECK(false, "mlxnorm: this GPU runs ", name, " with at most ", threads,
-                " threads per threadgroup, ", int(kMaxThreads), " are needed");
+                " threads per threadgroup, ", needed, " are needed");
   }
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   add_compiled({name, from.origin, seconds.count()});

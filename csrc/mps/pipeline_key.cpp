@@ -8,6 +8,33 @@
 namespace mlxnorm::mps {
 namespace {
 
+// Those of an op are packed without the others.
+consteval int most_choices() {
+  size_t most = 0;
+  for (const OpTable& op : kOps) {
+    size_t count = 0;
+    for (const Option option : op.options) {
+      count += option.kind == Option::choice;
+    }
+    most = std::max(most, count);
+  }
+  return int(most);
+}
+constexpr int kMostChoicesOfAnOp = most_choices();
+
+uint64_t choices_of(const PipelineKey& key) {
+  uint64_t result = 0;
+  if (size_t(key.op) >= std::size(kOps)) {
+    return result;
+  }
+  for (const Option option : table_of(key.op).options) {
+    if (option.kind == Option::choice) {
+      result = result << kChoiceBits | choice_in(key.choices, Choice(option.which));
+    }
+  }
+  return result;
+}
+
 // Each field has so many values. A table, an enum or a limit that grows makes room for itself.
 constexpr uint64_t kValues[] = {
     std::size(kOps),
@@ -19,9 +46,10 @@ constexpr uint64_t kValues[] = {
     kDTypes,
     uint64_t(1) << (int(kTensorTypeBits) * int(kMaxTensors)),
     uint64_t(1) << kMaxTensors,  // scalars
-    uint64_t(1) << (int(kChoiceBits) * int(kChoices)),
+    uint64_t(1) << (int(kChoiceBits) * kMostChoicesOfAnOp),
     3,  // spacing
     2,  // holds pairs
+    6,  // threads per column, powers of two
 };
 
 consteval bool fit_into_a_word() {
@@ -78,6 +106,10 @@ PipelineKey key_of(const OpTable& op, SegmentLayouts layouts, const NormOptions&
     }
     key.spacing = std::max(key.spacing, spacing_of(layout));
   }
+  if (first.line != 0) {
+    key.plan = plan_columns(first, aligned, access);
+    return key;
+  }
   key.plan = plan_rows({op, first.dtype, most_rows, first.dim,
                         tensors_of_words(op, key.tensor_types, key.scalars, /*with_experts=*/false),
                         key.choices, aligned},
@@ -114,9 +146,10 @@ uint64_t packed(const PipelineKey& key) {
                              uint64_t(key.dtype),
                              key.tensor_types,
                              key.scalars,
-                             key.choices,
+                             choices_of(key),
                              uint64_t(key.spacing),
-                             key.holds_pairs};
+                             key.holds_pairs,
+                             uint64_t(std::countr_zero(key.plan.threads_per_column))};
   static_assert(std::size(fields) == std::size(kValues));
   uint64_t word = 0;
   for (size_t i = 0; i < std::size(fields); ++i) {
@@ -154,6 +187,7 @@ std::vector<Constant> constants_of(const PipelineKey& key) {
       {kResultTypesConstant, result_types(table_of(key.op), key.tensor_types), false},
       {kSpacingConstant, key.spacing, false},
       {kHoldsPairsConstant, key.holds_pairs, true},
+      {kThreadsPerColumnConstant, key.plan.threads_per_column, false},
   };
   const uint32_t buffers = bound_buffers(table_of(key.op), key.tensor_types);
   for (int i = 0; i < kParamsBuffer; ++i) {

@@ -13,6 +13,9 @@ namespace {
 constexpr int64_t kSimdKernelWords = 64;
 constexpr int64_t kSimdKernelThreads = 256;
 
+// Of columns: of a threadgroup, and of a SIMD group along a line, which make 128 bytes of it.
+constexpr int64_t kColumnThreads = 128, kLeastLanesOfColumns = 8;
+
 // Of a row: more threads than that wait long for one another.
 constexpr int64_t kManyThreads = 512;
 
@@ -70,6 +73,10 @@ std::string kernel_name(KernelKind kernel) {
       return "simd";
     case KernelKind::row:
       return "row";
+    case KernelKind::columns:
+      return "columns";
+    case KernelKind::long_columns:
+      return "long_columns";
     default:
       return "loop";
   }
@@ -190,18 +197,26 @@ Prefetch prefetch_of(const Rows& what, const Plan& plan) {
 
 }  // namespace
 
+namespace {
+
+bool allowed(bool vector, Access access) {
+  if (access == Access::vector && !vector) {
+    throw std::invalid_argument(
+        "TORCH_MLXNORM_ACCESS=vector needs rows of a multiple of 16 bytes that start on 16-byte "
+        "boundaries in every tensor");
+  }
+  return vector && access != Access::scalar;
+}
+
+}  // namespace
+
 Plan plan_rows(const Rows& what, Access access) {
   const int64_t per_word = kWordBytes / size_of(what.dtype);
   const int64_t words = ceil_div(what.dim, per_word);
 
   Plan plan{};
   plan.vector = what.aligned && what.dim % per_word == 0;
-  if (access == Access::vector && !plan.vector) {
-    throw std::invalid_argument(
-        "TORCH_MLXNORM_ACCESS=vector needs rows of a multiple of 16 bytes that start on 16-byte "
-        "boundaries in every tensor");
-  }
-  plan.vector = plan.vector && access != Access::scalar;
+  plan.vector = allowed(plan.vector, access);
 
   plan.lanes_per_row = kSimdWidth;
   plan.rows_per_threadgroup = 1;
@@ -223,6 +238,62 @@ Plan plan_rows(const Rows& what, Access access) {
   }
   plan.prefetch = prefetch_of(what, plan);
   return plan;
+}
+
+namespace {
+
+// Of 8 channels each: how many a thread has in registers, and threads that share a column.
+struct Octets {
+  int64_t of_a_thread, threads;
+};
+
+// As few threads as possible are idle. Each has two or three if that makes enough of them.
+Octets octets_of(int64_t octets, bool few) {
+  Octets best{};
+  int64_t least = 0;
+  for (const int64_t each : {few ? 1 : 2, 3, few ? 2 : 1, int(kMaxWordsPerThread)}) {
+    const int64_t threads = next_power_of_two(ceil_div(octets, each));
+    if (threads <= kSimdWidth && (best.threads == 0 || threads * each < least)) {
+      best = {each, threads};
+      least = threads * each;
+    }
+  }
+  return best;
+}
+
+}  // namespace
+
+Plan plan_columns(const NormLayout& layout, bool aligned, Access access) {
+  const int64_t per_word = kWordBytes / size_of(layout.dtype);
+  const int64_t words = layout.rows * ceil_div(layout.line, per_word);
+
+  Plan plan{};
+  plan.vector = allowed(aligned && layout.line % per_word == 0, access);
+  plan.rows_per_threadgroup = 1;
+  plan.prefetch = Prefetch::nothing;
+  const int64_t octets = ceil_div(layout.dim, 8);
+  if (octets > int64_t(kMaxWordsPerThread) * kSimdWidth) {
+    plan.kernel = KernelKind::long_columns;
+    plan.threads = kMaxColumnThreads;
+    plan.threads_per_column = kSimdWidth;
+    plan.lanes_per_row = kMaxColumnThreads / kSimdWidth;
+    return plan;
+  }
+  plan.kernel = KernelKind::columns;
+  const bool few = words <= few_rows * kSimdWidth;
+  const Octets each = octets_of(octets, few);
+  plan.words_per_thread = uint32_t(each.of_a_thread);
+  const int64_t threads = few ? int64_t(kSimdWidth) : kColumnThreads;
+  plan.lanes_per_row =
+      uint32_t(std::clamp<int64_t>(threads / each.threads, kLeastLanesOfColumns, kSimdWidth));
+  plan.threads_per_column = uint32_t(each.threads);
+  plan.threads = plan.lanes_per_row * plan.threads_per_column;
+  return plan;
+}
+
+int64_t shares_of_lines(const NormLayout& layout, const Plan& plan) {
+  const int64_t width = kWordBytes / size_of(layout.dtype) * int64_t(plan.lanes_per_row);
+  return layout.rows * ceil_div(layout.line, width);
 }
 
 namespace {

@@ -18,8 +18,15 @@ enum class KernelKind : uint32_t {
   simd,  // several rows per threadgroup, lanes_per_row threads each
   row,   // one row per threadgroup, held in registers
   loop,  // one row per threadgroup, read again for every sum and the results
+  // Of channels that are not neighbours in memory (shaders/column_kernels.h):
+  columns,       // held in registers
+  long_columns,  // read again for the results
 };
-constexpr int kKernelKinds = 3;
+constexpr int kKernelKinds = 5;
+
+constexpr bool is_of_columns(KernelKind kernel) {
+  return kernel == KernelKind::columns || kernel == KernelKind::long_columns;
+}
 
 // How words are moved: at once, or element by element. TORCH_MLXNORM_ACCESS, for A/B runs and
 // debugging.
@@ -37,12 +44,13 @@ constexpr int kPrefetches = 3;
 
 struct Plan {
   KernelKind kernel;
-  uint32_t words_per_thread;  // 0 for loop
-  uint32_t lanes_per_row;     // simd only, else 32
+  uint32_t words_per_thread;  // 0 for loop; of columns: 8 channels each, 0 for long ones
+  uint32_t lanes_per_row;     // 32 unless simd; of columns: along a line
   uint32_t threads;           // per threadgroup
   uint32_t rows_per_threadgroup;
   bool vector;  // 16-byte access instead of element by element
   Prefetch prefetch;
+  uint32_t threads_per_column = 1;
 };
 
 // So few rows leave cores of a GPU idle, and are planned otherwise. Retune on a Mac. Tests lower
@@ -69,6 +77,12 @@ struct Rows {
 
 // Throws std::invalid_argument when `access` is vector and rows are not aligned.
 Plan plan_rows(const Rows& rows, Access access);
+
+// Of a layout with lines.
+Plan plan_columns(const NormLayout& layout, bool aligned, Access access);
+
+// What of the lines of a layout threadgroups get, each one.
+int64_t shares_of_lines(const NormLayout& layout, const Plan& plan);
 
 // How the rows of all tensors and results of a layout lie. Where the sizes of some of them nest in
 // those of others, `alike` gives all of them the same.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "add_rms_norm.h"
+#include "channel_rms_norm.h"
 #include "fused_moe_wsum_post_ff_norm2_endlayer.h"
 #include "fused_post_attn_triple_norm.h"
 #include "fused_post_ff_norm2_endlayer.h"

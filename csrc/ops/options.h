@@ -46,6 +46,8 @@ inline constexpr std::string_view kCastingModeNames[] = {"gemma", "llama"};
 inline constexpr std::string_view kModulationNames[] = {"steps", "addcmul", "once"};
 inline constexpr std::string_view kRopeRoundingNames[] = {"once", "products", "addcmul"};
 inline constexpr std::string_view kGateActivationNames[] = {"none", "tanh", "sigmoid"};
+inline constexpr std::string_view kFormNames[] = {"rms", "rms_steps", "normalize",
+                                                  "normalize_float32"};
 inline constexpr ChoiceSpec kChoiceSpecs[] = {
     {"activation", kActivationNames},
     {"casting_mode", kCastingModeNames},
@@ -57,6 +59,8 @@ inline constexpr ChoiceSpec kChoiceSpecs[] = {
     {"across_heads"},
     {"rope_rounding", kRopeRoundingNames},
     {"gate_activation", kGateActivationNames},
+    {"form", kFormNames},
+    {"silu"},
 };
 
 static_assert(std::size(kNumberSpecs) == kNumbers && std::size(kIntegerSpecs) == kIntegers &&

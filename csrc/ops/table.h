@@ -24,18 +24,21 @@ enum class Role : uint8_t {
   angles,           // of pairs, [..., up to dim / 2], or up to dim; leading dimensions broadcast
   bias,             // as a weight; usual calls have none
   residual,         // as input, or float32 beside 16 bits
+  channels,         // [N, C, ...], whose rows are along dimension 1
+  per_channel,      // C elements, or what broadcasts to [N, C, 1, ...]
 };
 
-constexpr const char* kRoleNames[] = {"input",           "experts", "weight", "scale",
-                                      "routing_weights", "angles",  "bias",   "residual"};
+constexpr const char* kRoleNames[] = {"input",           "experts",    "weight", "scale",
+                                      "routing_weights", "angles",     "bias",   "residual",
+                                      "channels",        "per_channel"};
 constexpr size_t kRoles = std::size(kRoleNames);
 
 constexpr bool has_dtype_of_results(Role role) {
-  return role == Role::input || role == Role::experts;
+  return role == Role::input || role == Role::experts || role == Role::channels;
 }
 
 constexpr bool has_shape_of_results(Role role) {
-  return role == Role::input || role == Role::residual;
+  return role == Role::input || role == Role::residual || role == Role::channels;
 }
 
 // With a row, or several, for each of the results; not an operand.
@@ -49,7 +52,8 @@ constexpr int row_dimensions(Role role) {
 }
 
 constexpr bool broadcasts(Role role) {
-  return role == Role::weight || role == Role::scale || role == Role::angles || role == Role::bias;
+  return role == Role::weight || role == Role::scale || role == Role::angles ||
+         role == Role::bias || role == Role::per_channel;
 }
 
 constexpr bool may_be_scalar(Role role) {
@@ -104,6 +108,7 @@ struct OpTable {
   std::span<const TensorSpec> tensors;
   std::span<const ResultSpec> results;
   std::span<const Option> options;
+  const char* eps = "1e-6";         // its default
   uint8_t likes[kMaxResults] = {};  // numbers of the tensors that results are like
   Segment segments[kMaxSegments] = {};
   uint8_t segment_count = 1;
@@ -111,6 +116,11 @@ struct OpTable {
   uint8_t positional = 0;  // tensors that come before eps
   uint8_t sums = 1;        // over each row, one after the other
 };
+
+// Are rows along dimension 1?
+constexpr bool has_channels(const OpTable& op) {
+  return op.tensors[0].role == Role::channels;
+}
 
 // See tensor_type.
 inline uint32_t result_types(const OpTable& op, uint32_t tensor_types) {
@@ -232,6 +242,9 @@ consteval OpTable table_of(Op op) {
   OpTable table{op, qualified_name(op), Table::kTensors, Table::kResults, Table::kOptions};
   if constexpr (requires { Table::kSums; }) {
     table.sums = Table::kSums;
+  }
+  if constexpr (requires { Table::kEps; }) {
+    table.eps = Table::kEps;
   }
   table.segment_count = uint8_t(segment_count<Table>());
   if constexpr (kHasSegments<Table>) {

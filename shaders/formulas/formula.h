@@ -20,6 +20,8 @@
 //   piece.expert_sum(t, w)      the sum over experts k of w[k] * t[k], in their order
 //   piece.rounded(x)            rounded as storing it in a tensor would, if round_intermediates
 //   piece.rounded_as(t, x)      the same, as storing it in tensor t would
+//   piece.divided(x)            by what is made of the last sum, where that is no inverse; and
+//   piece.root_dim()            the square root of dim, in ops of channels
 //   piece.number(n), choice(c)  the options, see ../abi.h
 //   piece.kept()                what was worked out for rows that share it; piece.has_kept()
 //
@@ -76,7 +78,7 @@ struct FirstResult<Formula, decltype(void(Formula::kFirstResult))> {
 // N(x, weight): x / rms(x) * (weight + weight_offset), where x is what the last sum was over.
 template <typename Piece, typename Values>
 METAL_FUNC Values norm(Piece piece, Values x, int weight) {
-  x = x * piece.inverse_rms;
+  x = x * piece.statistic;
   if (!piece.has(weight)) {
     return x;
   }

@@ -23,6 +23,7 @@ class Mutant:
 VALUES = ("test_values.py", "test_bits.py", "test_layouts.py", "test_long_rows.py", "test_fuzz.py")
 SIMULATED = ("test_mps.py", *VALUES)
 PLANNED = ("test_plan.py", *SIMULATED)
+CHANNELS = ("test_channels.py",)
 CHECKED = ("test_errors.py", "test_out.py", "test_compile.py")
 
 MUTANTS = [
@@ -42,6 +43,48 @@ MUTANTS = [
         "scratch + which * kWords * kMaxSimdgroups",
         "scratch",
         SIMULATED,
+    ),
+    Mutant(
+        "column-barrier",
+        "sums of channels are read before all are written",
+        "shaders/column_kernels.h",
+        "  threadgroup_barrier(mem_flags::mem_threadgroup);\n  for (uint column",
+        "  for (uint column",
+        CHANNELS,
+    ),
+    Mutant(
+        "column-turns",
+        "a chunk of channels overwrites the sums that another is read from",
+        "shaders/column_kernels.h",
+        "partial + chunk % 2 * simdgroups * kColumns",
+        "partial",
+        CHANNELS,
+    ),
+    Mutant(
+        "column-neighbour",
+        "the last word of a share waits for one that another threadgroup has",
+        "shaders/column_kernels.h",
+        "lane() + 1 < lanes_per_row",
+        "lane() + 1 < kSimdWidth",
+        CHANNELS,
+    ),
+    Mutant(
+        "column-order",
+        "words of channels are summed in another order than those of a row",
+        "shaders/column_kernels.h",
+        "first = (group.of_column() + k * threads_per_column) * kPerWord;\n#pragma unroll\n"
+        "    for (uint i = 0; i < kPerWord; ++i) {\n      kept[k * kPerWord + i] = word.load",
+        "first = (group.of_column() * kWords + k) * kPerWord;\n#pragma unroll\n"
+        "    for (uint i = 0; i < kPerWord; ++i) {\n      kept[k * kPerWord + i] = word.load",
+        CHANNELS,
+    ),
+    Mutant(
+        "least-norm",
+        "a norm that is not a number counts as none",
+        "shaders/statistic.h",
+        "return v < least ? least : v;",
+        "return max(v, least);",
+        CHANNELS,
     ),
     Mutant(
         "row-offset",
@@ -639,6 +682,30 @@ MUTANTS = [
         "  check_dtype(op, argument, like);\n",
         "",
         CHECKED,
+    ),
+    Mutant(
+        "strip-order",
+        "partial sums of channels are folded in another order than those of a row",
+        "csrc/cpu/isa/norm_columns.h",
+        "result = result << 1 | int64_t(turn >> bit & 1);",
+        "result |= int64_t(turn >> bit & 1) << bit;",
+        CHANNELS,
+    ),
+    Mutant(
+        "line-of-several",
+        "columns with other weights are taken for one line",
+        "csrc/channel_layout.cpp",
+        "return strides.positions[i] == 0;",
+        "return strides.positions[i] >= 0;",
+        CHANNELS,
+    ),
+    Mutant(
+        "rounded-eps",
+        "an eps that float16 takes for 0 is one",
+        "csrc/call.cpp",
+        "return rounded != 0.0f ? rounded : eps;",
+        "return rounded;",
+        CHANNELS,
     ),
     Mutant(
         "device-check",

@@ -124,6 +124,12 @@ def _(N, x, weight, cos, sin, out, interleaved=False, across_heads=False):
     y1.mul_(cos).add_(turned)
 
 
+@composition(x="1 dim rows", gamma="dim 1", bias=None)
+def channel_rms_norm(N, x, gamma, bias, form="normalize", silu=False):
+    t = F.normalize(x, dim=1) * x.shape[1] ** 0.5 * gamma
+    return F.silu(t) if silu else t
+
+
 QUERIES, OTHERS, TABLE = "rows 32 dim", "rows 8 dim", "rows 1 half"
 
 

@@ -58,7 +58,7 @@ def comparisons(case: Case, results: object) -> list[Comparison]:
         *map(absolute, case.arguments),
         **{name: absolute(value) for name, value in case.keywords.items()},
     )
-    rounded = rounds_between(case.dtype, case.keywords)
+    rounded = rounds_between(case.op, case.dtype, case.keywords)
     everything = zip(*map(as_tuple, (results, expected, magnitude)), strict=True)
     return [compare(a, e, m.as_subclass(Tensor), rounded=rounded) for a, e, m in everything]
 

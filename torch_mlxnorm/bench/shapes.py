@@ -30,10 +30,12 @@ class Use:
     shapes: Mapping[str, str | None] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     tokens: int = 4096  # of a prefill, or of an image or a video, on a GPU
+    tokens_on_cpu: int = 512
 
 
 GEMMA, GEMMA_DENSE, LLAMA, QWEN = "Gemma 4 26B-A4B", "Gemma 4 31B", "Llama 3 8B", "Qwen3 8B"
 QWEN_NEXT, LTX, MAMBA = "Qwen3-Next 80B-A3B", "LTX-Video 2B", "Mamba2 1.3B"
+QWEN_IMAGE, WAN_VAE = "Qwen-Image VAE", "Wan 2.1 VAE"
 Z_IMAGE, FLUX, WAN, ZAMBA = "Z-Image 6B", "FLUX.1 12B", "Wan 2.1 14B", "Zamba2 7B"
 SILU, TANH_GATE = {"activation": "silu"}, {"gate_activation": "tanh"}
 GEMMA_HEADS = {"q": "rows 16 dim"}
@@ -63,6 +65,28 @@ USES = [
         1e-5,
         "llama",
         options={"group_size": 3584},
+    ),
+    # Rows are the lines of an image, and of each frame of a video.
+    Use(
+        "channel_rms_norm",
+        QWEN_IMAGE,
+        "decoder, 1024 x 1024",
+        384,
+        eps=1e-12,
+        shapes={"x": "1 dim 1 rows 1024", "gamma": "dim 1 1 1"},
+        tokens=1024,
+        tokens_on_cpu=16,
+    ),
+    Use(
+        "channel_rms_norm",
+        WAN_VAE,
+        "decoder, 480p",
+        96,
+        eps=1e-12,
+        shapes={"x": "1 dim 17 rows 832", "gamma": "dim 1 1 1"},
+        options={"silu": True},
+        tokens=480,
+        tokens_on_cpu=4,
     ),
     Use("rms_norm_rope", QWEN, "query heads", 128, 32, 1e-6, "llama"),
     Use(
@@ -202,6 +226,6 @@ def lines_by_shape(device: str, dtypes: Dtypes = ()) -> Iterator[Line]:
 
 def lines_by_model(device: str, dtypes: Dtypes = ()) -> Iterator[Line]:
     for use in USES:
-        for tokens in (1, 512 if device == "cpu" else use.tokens):  # decode, prefill
+        for tokens in (1, use.tokens_on_cpu if device == "cpu" else use.tokens):  # decode, prefill
             for dtype in dtypes or ([torch.bfloat16] if device == "cpu" else DTYPES):
                 yield Line(use, tokens * use.rows_per_token, dtype)

@@ -103,11 +103,11 @@ class UnpackedAngles {
 // pair are read before either is written.
 template <typename Formula, Calls kCalls, typename Table, typename T, typename Store,
           typename Prefetch>
-inline void finish_head(const NormArguments& call, const Row<Table, T>& head, float inverse_rms,
+inline void finish_head(const NormArguments& call, const Row<Table, T>& head, float statistic,
                         const Store& store, const Prefetch& prefetch) {
   T* const result = static_cast<T*>(head.results[0]);
   const auto piece_at = [&](int64_t i, auto... n) {
-    return Piece<Table, T, kCalls, sizeof...(n) == 0>{call, head, inverse_rms, i, n...};
+    return Piece<Table, T, kCalls, sizeof...(n) == 0>{call, head, statistic, i, n...};
   };
   const auto normed = [&](auto piece) {
     return Formula::finish(piece, Formula::first_sum(piece)).values[0];

@@ -3,7 +3,7 @@
 
 #include "../../ops/fits.h"
 #include "heads.h"
-#include "reduce.h"
+#include "statistic.h"
 
 namespace mlxnorm::cpu::CPU_CAPABILITY {
 namespace {
@@ -42,17 +42,17 @@ template <typename Formula, typename T>
 constexpr bool kSumsTogether = !kComputesFirst<Formula> && Formula::kSums == 1 && sizeof(T) == 2;
 constexpr int64_t kShortRow = 512, kRowsTogether = 8;
 
-// The inverse rms of each row of [begin, end).
+// What is made of the sum of each row of [begin, end).
 template <typename Table, typename Formula, typename T, Calls kCalls>
-inline void sum_together(const NormArguments& call, const InverseRms& inverse_rms_of, int64_t begin,
-                         int64_t end, float* inverse_rms) {
+inline void sum_together(const NormArguments& call, const Statistic<Table, T>& statistic_of,
+                         int64_t begin, int64_t end, float* statistics) {
   for (int64_t row = begin; row < end; ++row) {
     const Row<Table, T> here = row_of<Table, T, kCalls>(call, row);
     const auto first = [&](int64_t i, auto... n) {
       return Formula::first_sum(
           Piece<Table, T, kCalls, sizeof...(n) == 0>{call, here, 0.0f, i, n...});
     };
-    *inverse_rms++ = inverse_rms_of(sum_of_squares<T>(call.layout.dim, first));
+    *statistics++ = statistic_of(sum_of_squares_of<Table, T>(call, first));
   }
 }
 
@@ -66,24 +66,24 @@ inline void sum_together(const NormArguments& call, const InverseRms& inverse_rm
 template <typename Table, typename Formula, typename T, Calls kCalls>
 MLXNORM_FLAT void norm_rows(const NormArguments& call, int64_t begin, int64_t end, float* scratch) {
   const int64_t dim = call.layout.dim;
-  const InverseRms inverse_rms_of(dim, call.options.eps);
+  const Statistic<Table, T> statistic_of(call);
   // Parts of heads may end within a block.
   const bool streaming =
       call.streaming && (!Rotates<Formula>::value || has_whole_parts(call.layout));
   const int64_t together = kSumsTogether<Formula, T> && dim <= kShortRow ? kRowsTogether : 1;
   const int64_t rows_ahead = prefetch_distance<T>(dim) + together - 1;
-  float inverses[kRowsTogether];
-  const float* next_inverse = inverses;
+  float statistics[kRowsTogether];
+  const float* next_statistic = statistics;
   int64_t summed = begin;  // the end of the rows that these are of
   UnpackedAngles<Table, T> angles(call, scratch);
   const void* kept_gate = nullptr;
   float* const kept = scratch + (kScratchRows<Table, Formula, T> * scratch_size(dim));
   for (int64_t row = begin; row < end; ++row) {
     Row<Table, T> here = row_of<Table, T, kCalls>(call, row);
-    float inverse_rms = 0.0f;
+    float statistic = 0.0f;
     // A number of elements is given for the last piece, when it is not whole.
     const auto piece_at = [&](int64_t i, auto... n) {
-      return Piece<Table, T, kCalls, sizeof...(n) == 0>{call, here, inverse_rms, i, n...};
+      return Piece<Table, T, kCalls, sizeof...(n) == 0>{call, here, statistic, i, n...};
     };
     // Of the piece at hand, what the last sum was over.
     const auto first_again = [&](auto piece) {
@@ -117,12 +117,12 @@ MLXNORM_FLAT void norm_rows(const NormArguments& call, int64_t begin, int64_t en
     if constexpr (kSumsTogether<Formula, T>) {
       if (row == summed) {
         summed = std::min(row + together, end);
-        sum_together<Table, Formula, T, kCalls>(call, inverse_rms_of, row, summed, inverses);
-        next_inverse = inverses;
+        sum_together<Table, Formula, T, kCalls>(call, statistic_of, row, summed, statistics);
+        next_statistic = statistics;
       }
-      inverse_rms = *next_inverse++;
+      statistic = *next_statistic++;
     } else {
-      inverse_rms = inverse_rms_of(sum_of_squares<T>(dim, first));
+      statistic = statistic_of(sum_of_squares_of<Table, T>(call, first));
     }
     if constexpr (Formula::kSums == 2) {
       const auto second = [&](int64_t i, auto... n) {
@@ -131,7 +131,7 @@ MLXNORM_FLAT void norm_rows(const NormArguments& call, int64_t begin, int64_t en
         store_block<float>(scratch + i, values);
         return values;
       };
-      inverse_rms = inverse_rms_of(sum_of_squares<T>(dim, second));
+      statistic = statistic_of(sum_of_squares<T>(dim, second));
     }
 
     const auto store = [&](auto* result, Block values, auto... n) {
@@ -148,7 +148,7 @@ MLXNORM_FLAT void norm_rows(const NormArguments& call, int64_t begin, int64_t en
       for (int64_t head = 0; head < call.layout.heads; ++head) {
         const Row<Table, T> ahead = head_of(call, later, head);
         finish_head<Formula, kCalls>(
-            call, angles.of_head(head_of(call, here, head)), inverse_rms, store,
+            call, angles.of_head(head_of(call, here, head)), statistic, store,
             [&](int64_t i) { prefetch_row<Table, T>(call, ahead, i, streaming); });
       }
       continue;

@@ -95,7 +95,7 @@ struct Piece {
 
   const NormArguments& call;
   const Row<Table, T>& row;
-  float inverse_rms;
+  float statistic;
   int64_t i;  // the first element
   int64_t n;  // elements, unless kWhole
 
@@ -139,6 +139,9 @@ struct Piece {
     }
     return sum;
   }
+
+  Block divided(Block x) const { return x / filled(statistic); }
+  float root_dim() const { return call.layout.root_dim; }
 
   float number(Number which) const {
     const bool is_factor = which == kAlpha || which == kBeta;

@@ -11,15 +11,32 @@
 namespace mlxnorm::cpu::CPU_CAPABILITY {
 namespace {
 
+// kRounds: squares are rounded first, as an op of their own would.
+template <typename T, bool kRounds>
+inline Block plus_squares(Block sum, Block block) {
+  if constexpr (kRounds) {
+    return sum + round_to<T>(block * block);
+  } else {
+    return {at::vec::fmadd(block.low, block.low, sum.low),
+            at::vec::fmadd(block.high, block.high, sum.high)};
+  }
+}
+
 // Sum of squares of a run of a row of T. Element i is added to partial sum i % kLanes and the
 // partial sums are folded in halves, whatever the vectors: the order depends on dim alone, and
 // instruction sets with a fused multiply-add agree to the bit. Every op sums with this, so that
 // fused and single ops do.
-template <typename T>
+template <typename T, bool kRounds = false>
 class SumOfSquares {
  public:
   static constexpr int64_t kLanes = 64;
   static constexpr int64_t kBlocks = kLanes / kBlock;
+
+  // The error of a float sum grows with its number of steps, so runs of few steps are added in
+  // double. 16-bit inputs, T, allow longer ones: their squares have bits to spare, and an end of
+  // a run weighs more beside half the bytes.
+  static constexpr int64_t kSteps = sizeof(T) == sizeof(float) ? 4 : 16;
+  static constexpr int64_t kRun = kSteps * kLanes;
 
   // PyTorch 2.8's Vectorized() leaves its lanes undefined.
   SumOfSquares() { std::fill(std::begin(sums_), std::end(sums_), Vec(0.0f)); }
@@ -27,8 +44,9 @@ class SumOfSquares {
   // Of the block at element i, a multiple of kBlock; kSlot is i / kBlock % kBlocks.
   template <int64_t kSlot>
   void add(Block block) {
-    sums_[2 * kSlot] = at::vec::fmadd(block.low, block.low, sums_[2 * kSlot]);
-    sums_[2 * kSlot + 1] = at::vec::fmadd(block.high, block.high, sums_[2 * kSlot + 1]);
+    const Block sum = plus_squares<T, kRounds>({sums_[2 * kSlot], sums_[2 * kSlot + 1]}, block);
+    sums_[2 * kSlot] = sum.low;
+    sums_[2 * kSlot + 1] = sum.high;
   }
 
   float total() {
@@ -51,23 +69,23 @@ class SumOfSquares {
 
 // load(i) and load(i, n) give the block at element i, and the first n elements of it.
 
-// Of kSteps * kLanes elements from i, a multiple of kLanes.
-template <typename T, int64_t kSteps, typename Load, int64_t... kSlots>
+// Of kRun elements from i, a multiple of kLanes.
+template <typename Sum, typename Load, int64_t... kSlots>
 inline float sum_of_run(int64_t i, Load load,
                         std::integer_sequence<int64_t, kSlots...> /*all blocks of the lanes*/) {
-  SumOfSquares<T> sum;
-  for (int64_t step = 0; step < kSteps; ++step, i += SumOfSquares<T>::kLanes) {
+  Sum sum;
+  for (int64_t step = 0; step < Sum::kSteps; ++step, i += Sum::kLanes) {
     (sum.template add<kSlots>(load(i + kSlots * kBlock)), ...);
   }
   return sum.total();
 }
 
 // Of the elements [i, dim), of which there may be none.
-template <typename T, typename Load, int64_t... kSlots>
+template <typename Sum, typename Load, int64_t... kSlots>
 inline float sum_of_rest(int64_t i, int64_t dim, Load load,
                          std::integer_sequence<int64_t, kSlots...> /*all blocks of the lanes*/) {
-  SumOfSquares<T> sum;
-  for (; i + SumOfSquares<T>::kLanes <= dim; i += SumOfSquares<T>::kLanes) {
+  Sum sum;
+  for (; i + Sum::kLanes <= dim; i += Sum::kLanes) {
     (sum.template add<kSlots>(load(i + kSlots * kBlock)), ...);
   }
   const auto add_rest = [&](auto slot) {
@@ -82,18 +100,15 @@ inline float sum_of_rest(int64_t i, int64_t dim, Load load,
   return sum.total();
 }
 
-// The error of a float sum grows with its number of steps, so runs of few steps are added in
-// double. 16-bit inputs, T, allow longer ones: their squares have bits to spare, and an end of
-// a run weighs more beside half the bytes.
-template <typename T, typename Load>
+// In runs, which are added in double.
+template <typename T, bool kRounds = false, typename Load>
 inline double sum_of_squares(int64_t dim, Load load) {
-  constexpr int64_t kSteps = sizeof(T) == sizeof(float) ? 4 : 16;
-  constexpr int64_t kRun = kSteps * SumOfSquares<T>::kLanes;
-  const auto slots = std::make_integer_sequence<int64_t, SumOfSquares<T>::kBlocks>();
-  const int64_t runs = dim / kRun * kRun;
-  double sum = sum_of_rest<T>(runs, dim, load, slots);  // first: all that there is in a short row
-  for (int64_t i = 0; i < runs; i += kRun) {
-    sum += sum_of_run<T, kSteps>(i, load, slots);
+  using Sum = SumOfSquares<T, kRounds>;
+  const auto slots = std::make_integer_sequence<int64_t, Sum::kBlocks>();
+  const int64_t runs = dim / Sum::kRun * Sum::kRun;
+  double sum = sum_of_rest<Sum>(runs, dim, load, slots);  // first: all that there is in a short row
+  for (int64_t i = 0; i < runs; i += Sum::kRun) {
+    sum += sum_of_run<Sum>(i, load, slots);
   }
   return sum;
 }
