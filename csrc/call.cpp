@@ -17,7 +17,8 @@ float number_of(Number which, double value) {
   return which == kWeightOffset && value == 0.0 ? -0.0f : float(value);
 }
 
-// Rounded to that dtype, unless nothing is left of it: a norm that is 0 is divided by it.
+// Rounded to that dtype, as PyTorch does with a number beside 16-bit tensors, unless nothing is
+// left of it: a norm that is 0 is divided by it.
 float as_stored(at::ScalarType type, float eps) {
   const float rounded = type == at::kHalf       ? float(at::Half(eps))
                         : type == at::kBFloat16 ? float(at::BFloat16(eps))
@@ -77,7 +78,8 @@ NormCall::NormCall(const OpTable& op, const c10::IValue* arguments) : op_(op) {
     check_segment(op.segments[s]);
   }
   check_group_size(op.name, group_size(), first());
-  if (has_option(op.options, kForm) && choice_in(options_.choices, kForm) == kNormalize) {
+  const uint32_t form = choice_in(options_.choices, kForm);
+  if (has_option(op.options, kForm) && (form == kNormalize || form == kRmsSteps)) {
     options_.eps = as_stored(first().tensor->scalar_type(), options_.eps);
   }
 }

@@ -448,15 +448,14 @@ class Bounds:
 
     def divisor(self, x: Interval, eps: float) -> Interval:
         """Of the forms that divide."""
+        stored_eps = torch.tensor(eps).to(self.dtype).item() or eps
         match self.options.form:
             case "rms_steps":
                 mean = x.mean_square(rounded=self.dtype).rounded(self.dtype)
-                return (
-                    (mean + Interval.of_number(eps)).rounded(self.dtype).sqrt().rounded(self.dtype)
-                )
+                mean = (mean + Interval.of_number(stored_eps)).rounded(self.dtype)
+                return mean.sqrt().rounded(self.dtype)
             case "normalize":
-                least = torch.tensor(eps).to(self.dtype).item() or eps
-                return x.norm().rounded(self.dtype).at_least(least)
+                return x.norm().rounded(self.dtype).at_least(stored_eps)
             case _:
                 return x.norm().at_least(eps)
 

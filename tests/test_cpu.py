@@ -124,6 +124,22 @@ def test_short_rows_are_summed_as_in_float32(dim: int, dtype: torch.dtype) -> No
 
 
 @pytest.mark.skipif("AVX512" not in SETS, reason="of x86-64")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_more_rows_than_2_to_the_22(threads: int) -> None:
+    """Where torch.nn.functional.rms_norm on MPS leaves out rows (docs/image-models.md)."""
+    rows, dim = 2**22 + 1, 128
+    row, last = randn(2, 1, dim, dtype=torch.bfloat16)
+    x = torch.cat([row.expand(rows - 1, dim), last])
+    usual = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        torch_mlxnorm.rms_norm(x, None, out=x)
+    finally:
+        torch.set_num_threads(usual)
+    assert (x[:-1] == torch_mlxnorm.rms_norm(row, None)).all()
+    assert_same_bits(x[-1:], torch_mlxnorm.rms_norm(last, None))
+
+
 def test_exp_is_sleefs() -> None:
     """By way of silu, which PyTorch has from Sleef: the kernels' own exp has the same bits. Every
     251st float32 of all there are, NaN and infinity among them."""

@@ -417,12 +417,13 @@ def test_the_inverse_of_a_dim_is_rounded_once(library: ctypes.CDLL) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "dim"), [("float32", 1), ("float16", 128), ("float32", 4096), ("float32", 10**6)]
+    ("dtype", "dim"),
+    [("float32", 1), ("float16", 128), ("bfloat16", 128), ("float32", 4096), ("float32", 10**6)],
 )
 def test_huge_tensors_take_several_dispatches(library: ctypes.CDLL, dtype: str, dim: int) -> None:
     """Together they hold every row once; each stays within what Metal counts in 32 bits."""
     most = 4096
-    for rows in (1, 37, 2**31, 2**31 + 1, 2**32 + 5):
+    for rows in (1, 37, 2**22 + 1, 2**31, 2**31 + 1, 2**32 + 5):
         p = plan(library, dtype, rows, dim)
         values = (ctypes.c_int64 * (3 * most))()
         count = library.dispatch_rows(DTYPES.index(dtype), rows, dim, most, values)

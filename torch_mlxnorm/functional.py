@@ -426,7 +426,7 @@ def channel_rms_norm(
               C**0.5``, as diffusers has it.
             - ``"rms"``: :func:`rms_norm` over dimension 1, gamma being its weight.
             - ``"rms_steps"``: ``x / torch.sqrt(torch.mean(x**2, 1, keepdim=True) + eps)``, every
-              step of it rounded.
+              step of it rounded, and eps, as above.
         silu: whether ``silu`` is applied to ``t``, in float32 and rounded.
         weight_offset: added to gamma, see :func:`rms_norm`.
         casting_mode: of ``"rms"``, see :func:`rms_norm`.

@@ -151,15 +151,15 @@ def channel_rms_norm(x, gamma, bias, eps, form, silu, weight_offset, N, r):
     """``silu(r(r(r(x / max(norm(x), eps)) * sqrt(C)) * gamma) + bias)`` over dimension 1."""
     gamma, bias = (_per_channel(t, x.dim()) for t in (gamma, bias))
     x = x.movedim(1, -1)
+    stored_eps = r(x.new_tensor(eps)).item() or eps
     match form:
         case "rms":
             steps = [lambda _: N(x, gamma)]
         case "rms_steps":
             mean = r(r(x.square()).mean(-1, keepdim=True))
-            steps = [lambda _: x / r(r(mean + eps).sqrt())]
+            steps = [lambda _: x / r(r(mean + stored_eps).sqrt())]
         case "normalize":
-            least = r(x.new_tensor(eps)).item() or eps
-            norm = r(x.square().sum(-1, keepdim=True).sqrt()).clamp_min(least)
+            norm = r(x.square().sum(-1, keepdim=True).sqrt()).clamp_min(stored_eps)
             steps = [lambda _: x / norm, lambda t: t * x.shape[-1] ** 0.5]
         case _:
             norm = x.square().sum(-1, keepdim=True).sqrt().clamp_min(eps)

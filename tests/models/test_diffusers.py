@@ -173,11 +173,13 @@ class Block(nn.Module):
         super().__init__()
         self.norm, self.kind = nn.RMSNorm(64, eps=1e-6), kind
 
-    def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+    def forward(self, x: Tensor, scale: Tensor, seen: list[int] | None = None) -> Tensor:
         if self.kind == "changes its input":
             x += 1
         if self.kind == "plain":
             return self.norm(x)
+        if self.kind == "fills a list" and seen is not None:
+            seen[0] += 1
         if self.kind == "random":
             scale = torch.rand_like(scale)
         return x + self.norm(x) * (1 + scale)
@@ -190,9 +192,11 @@ def of_blocks(kind: str = "") -> nn.Module:
 
 
 def through(model: nn.Module, x: Tensor) -> Tensor:
+    seen = [0]
     with torch.no_grad():
         for block in model.blocks:
-            x = block(x, torch.full((64,), 0.375, dtype=x.dtype))
+            x = block(x, torch.full((64,), 0.375, dtype=x.dtype), seen)
+    assert seen[0] == sum(block.kind == "fills a list" for block in model.blocks)
     return x
 
 
@@ -201,6 +205,7 @@ def through(model: nn.Module, x: Tensor) -> Tensor:
     [
         ("plain", "nothing in it can be fused"),
         ("changes its input", "its code changes its inputs"),
+        ("fills a list", "its code changes its inputs"),
         ("random", "compiled it would differ"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Small transformers of diffusers, with random weights."""
+"""Small transformers and VAEs of diffusers, with random weights."""
 
 from __future__ import annotations
 
@@ -48,6 +48,22 @@ SETTINGS = {
         max_resolution=(8, 8), llama_layers=[0, 1, 2, 3], num_routed_experts=0, **HEADS,
     ),
 }  # fmt: skip
+VIDEO_VAE = dict(
+    base_dim=16, z_dim=4, dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[True],
+    latents_mean=[0.0] * 4, latents_std=[1.0] * 4,
+)  # fmt: skip
+VAE_SETTINGS = {
+    "Qwen-Image VAE": VIDEO_VAE,
+    "Wan 2.1 VAE": VIDEO_VAE,
+    "LTX VAE": dict(
+        latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=(1, 1, 1, 1, 1),
+        decoder_block_out_channels=(8, 8, 8, 8), decoder_layers_per_block=(1, 1, 1, 1, 1),
+    ),
+    "HunyuanVideo 1.5 VAE": dict(
+        latent_channels=4, block_out_channels=(16, 16), layers_per_block=1,
+        spatial_compression_ratio=2, temporal_compression_ratio=1,
+    ),
+}  # fmt: skip
 VIDEOS = ("Wan 2.1 14B", "LTX", "HunyuanVideo")
 
 
@@ -58,3 +74,7 @@ def _small(name: str) -> ImageModel:
 
 
 MODELS = {name: _small(name) for name in SETTINGS}
+VAES = {
+    name: dataclasses.replace(PUBLISHED[name], size=Size(2, 4, 6, 0), settings=settings)
+    for name, settings in VAE_SETTINGS.items()
+}

@@ -1,5 +1,5 @@
-"""Transformers of diffusers, and what they are called with in a denoising step. With the settings
-that diffusers has by default they are those of the published models."""
+"""Transformers of diffusers, and what they are called with in a denoising step; VAEs, and what they
+decode. With the settings that diffusers has by default they are those of the published models."""
 
 from __future__ import annotations
 
@@ -30,12 +30,14 @@ class Size:
 
 @dataclass(frozen=True)
 class ImageModel:
-    """`arguments` are those of a step, given settings, a function for random tensors and a size."""
+    """`arguments` are those of a step, given settings, a function for random tensors and a size; a
+    VAE's patches are its latents."""
 
     class_name: str
     arguments: Callable[[Any, Randn, Size], dict[str, Any]]
     size: Size
     settings: dict[str, Any] = field(default_factory=dict)
+    method: str = "__call__"
 
     def make(self, dtype: torch.dtype, device: str) -> nn.Module:
         """With random weights, also where models begin with ones and zeros."""
@@ -64,7 +66,7 @@ class ImageModel:
 
         with torch.no_grad():
             arguments = self.arguments(model.config, randn, size or self.size)
-            result = model(**arguments, return_dict=False)[0]
+            result = getattr(model, self.method)(**arguments, return_dict=False)[0]
         return torch.stack(result) if isinstance(result, list) else result
 
 
@@ -182,6 +184,15 @@ def _hidream(config: Any, randn: Randn, size: Size) -> dict[str, Any]:
 
 
 # Images of 1024 x 1024, and the videos that the models were published with.
+def _latents(config: Any, randn: Randn, size: Size) -> dict[str, Any]:
+    channels = config.z_dim if "z_dim" in config else config.latent_channels
+    return {"z": randn(size.batch, channels, size.frames, size.height, size.width)}
+
+
+def vae(class_name: str, size: Size) -> ImageModel:
+    return ImageModel(class_name, _latents, size, method="decode")
+
+
 MODELS = {
     "Z-Image": ImageModel("ZImageTransformer2DModel", _z_image, Size(1, 64, 64, 128)),
     "Lumina 2": ImageModel("Lumina2Transformer2DModel", _lumina_2, Size(1, 64, 64, 256)),
@@ -196,4 +207,9 @@ MODELS = {
         dict(patch_size=2, in_channels=16, caption_channels=[4096, 4096], llama_layers=[*range(48)],
              axes_dims_rope=(64, 32, 32)),
     ),
+    "Qwen-Image VAE": vae("AutoencoderKLQwenImage", Size(1, 128, 128, 0)),
+    "Wan 2.1 VAE": vae("AutoencoderKLWan", Size(21, 60, 104, 0)),
+    "LTX VAE": vae("AutoencoderKLLTXVideo", Size(21, 16, 24, 0)),
+    # A tile: its attention has a mask of all patches by all patches.
+    "HunyuanVideo 1.5 VAE": vae("AutoencoderKLHunyuanVideo15", Size(5, 16, 16, 0)),
 }  # fmt: skip

@@ -41,11 +41,31 @@ def fuse(rewriter: Rewriter) -> list[Node]:
         for node in _norm_calls(rewriter):
             if not node._erased and (norm := as_norm(node)) is not None:
                 new += step(rewriter, norm)
+    for node in rewriter.calls(ops.channel_rms_norm.default):
+        new += _activated_channels(rewriter, node)
     return [node for node in new if not node._erased]
 
 
 def _norm_calls(rewriter: Rewriter) -> list[Node]:
     return rewriter.calls(ops.rms_norm.default)
+
+
+def _activated_channels(rewriter: Rewriter, norm: Node) -> list[Node]:
+    """The silu of a norm of channels, also of a norm whose channels have been moved since."""
+    moves: list[Node] = []
+    user = only_user(norm)
+    while is_call(user, aten.permute.default):
+        moves.append(user)
+        user = only_user(user)
+    if not is_call(user, aten.silu.default) or norm.kwargs.get("silu"):
+        return []
+    if not rewriter.may_replace([user], (norm.args, norm.kwargs)):
+        return []
+    new = [rewriter.emit(user, norm.target, *norm.args, **(norm.kwargs | {"silu": True}))]
+    for move in moves:
+        new.append(rewriter.emit(user, move.target, new[-1], *move.args[1:]))
+    rewriter.replace(user, new[-1])
+    return new
 
 
 def options_of(*norms: Norm) -> dict[str, Any] | None:

@@ -26,7 +26,8 @@ def rewrite_graph(graph: Graph, *, fusions: bool = True) -> bool:
     before = set(graph.nodes)
     norms = rewrite_norms(rewriter)
     log.info("found %d norms", len(norms))
-    if not norms and not rewriter.calls(ops.rms_norm.default):
+    called = (ops.rms_norm.default, ops.channel_rms_norm.default)
+    if not norms and not rewriter.calls(*called):
         return False
     _drop_copies(graph)
     if fusions:

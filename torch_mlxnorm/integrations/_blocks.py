@@ -17,17 +17,19 @@ import torch
 from functorch.compile import make_boxed_func
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map_only
 
 from . import _swap
-from ._fused import OPTIONS, is_off
+from ._fused import is_off
 from ._launches import Launches
 from ._layers import LEAST_EQUAL, is_offloaded
 from ._probe import share_equal
 from ._report import Entry, Report
 
 NOT_YET = "it is compiled and compared when it is first called"
+MUTATES = "its code changes its inputs"
 _NAMESPACE = "mlxnorm::"
+ops = torch.ops.mlxnorm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Kind:
         return forward
 
     def run(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        graphs = self._graphs
+        graphs, given = self._graphs, tree_flatten((args, kwargs))
         self._ran.clear()
         try:
             result = self._compiled(block, *args, **kwargs)
@@ -82,6 +84,9 @@ class Kind:
             own = self.function(block, *args, **kwargs)  # which raises what is the caller's fault
             self.refuse(f"it cannot be compiled: {error}".splitlines()[0])
             return own
+        if self._graphs > graphs and not _is_unchanged((args, kwargs), *given):
+            self.refuse(MUTATES)
+            return result
         if self._graphs > graphs and not any(ran.mutates for ran in self._ran):
             own = self.function(block, *args, **kwargs)
             share = equal_share(result, own)
@@ -97,7 +102,7 @@ class Kind:
         """What was made of a block, at its first call."""
         calls = [call for ran in self._ran for call in ran.calls if call != "rms_norm"]
         if any(ran.mutates for ran in self._ran):
-            return self.refuse("its code changes its inputs")
+            return self.refuse(MUTATES)
         if not calls:
             return self.refuse("nothing in it can be fused")
         path = self.blocks.pop(block)
@@ -157,6 +162,13 @@ class Kind:
         return run
 
 
+def _is_unchanged(arguments: Any, leaves: list[Any], structure: TreeSpec) -> bool:
+    """Whether lists and dicts among the arguments, such as a cache, hold what they held."""
+    now, structure_now = tree_flatten(arguments)
+    same = structure == structure_now
+    return same and all(mine is its for mine, its in zip(now, leaves, strict=True))
+
+
 def _kernels(nodes: Sequence[Node]) -> Counter[Node]:
     return Counter(node for node in nodes if _is_kernel(node))
 
@@ -172,7 +184,7 @@ def _norm_paths(nodes: Sequence[Node]) -> dict[Node, str]:
     """Where in the block the norms are that its graph calls."""
     paths = {}
     for node in nodes:
-        if node.target is torch.ops.mlxnorm.rms_norm.default:
+        if node.target in (ops.rms_norm.default, ops.channel_rms_norm.default):
             stack = list((node.meta.get("nn_module_stack") or {}).values())
             name = stack[-1][0] if stack else ""
             paths[node] = _below_the_block(name)
@@ -232,7 +244,7 @@ def blocks_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             inner = f"{path}.{name}".lstrip(".")
             if isinstance(block, nn.ModuleList) or any(inner.startswith(f"{d}.") for d in done):
                 continue
-            if any(OPTIONS in vars(part) for part in block.modules()):
+            if any(map(_swap.is_swapped, block.modules())):
                 done.add(inner)
                 yield inner, block
 
@@ -249,7 +261,7 @@ def compile_blocks(model: nn.Module, report: Report, prefix: str = "") -> None:
         except _swap.Replaced as error:
             report.entries.append(Entry(path, name, reason=str(error)))
             continue
-        if any(OPTIONS in vars(part) and is_offloaded(part) for part in block.modules()):
+        if any(_swap.is_swapped(part) and is_offloaded(part) for part in block.modules()):
             if not all(p.is_meta for p in model.parameters()):
                 report.entries.append(Entry(path, name, reason="parts of it are offloaded"))
                 continue

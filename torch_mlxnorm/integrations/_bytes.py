@@ -26,7 +26,7 @@ BETWEEN = (
 )  # fmt: skip
 RMS_NORMS = (
     "aten::rsqrt", "aten::_fused_rms_norm", "aten::rms_norm", "torch_mlxnorm_count::rms_norm",
-    "mlxnorm::",
+    "aten::linalg_vector_norm", "mlxnorm::",
 )  # fmt: skip
 LAYER_NORMS = ("aten::native_layer_norm", "aten::layer_norm", "aten::native_group_norm")
 

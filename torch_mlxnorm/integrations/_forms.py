@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torch_mlxnorm.functional import gated_rms_norm, rms_norm
+from torch_mlxnorm.functional import channel_rms_norm, gated_rms_norm, rms_norm
 
 Forward = Callable[..., Tensor]
 
@@ -27,6 +27,10 @@ class Form:
     @property
     def has_gate(self) -> bool:
         return self.op == "gated_rms_norm"
+
+    @property
+    def has_channels(self) -> bool:
+        return self.op == "channel_rms_norm"
 
     def __str__(self) -> str:
         options = [f"{name}={value!r}" for name, value in self.options]
@@ -47,8 +51,15 @@ class Form:
                 return gated_rms_norm(x, gate, w, eps, **options)
 
             return gated
+        if self.has_channels:
+
+            def over_channels(module: nn.Module, x: Tensor) -> Tensor:
+                gamma = None if weight is None else getattr(module, weight)
+                return channel_rms_norm(x, gamma, None, eps, **options)
+
+            return over_channels
         if weight is None:
-            return lambda module, x: rms_norm(x, None, eps, **options)
+            return lambda module, x: _rms_norm_where_it_lies(x, eps, **options)
         if self.prepare == "(1 + weight)":
             return lambda module, x: rms_norm(x, 1.0 + getattr(module, weight), eps, **options)
         if self.prepare == "x * (1 + weight)":
@@ -56,6 +67,14 @@ class Form:
         if weight == "weight":  # nearly all: an attribute is found faster than by getattr
             return lambda module, x: rms_norm(x, module.weight, eps, **options)
         return lambda module, x: rms_norm(x, getattr(module, weight), eps, **options)
+
+
+def _rms_norm_where_it_lies(x: Tensor, eps: float | None, **options: Any) -> Tensor:
+    """Channels that a model has moved last, to be normalized there, are not copied."""
+    if x.dim() > 2 and x.stride(-1) != 1:
+        channels = x.movedim(-1, 1)
+        return channel_rms_norm(channels, None, None, eps, form="rms", **options).movedim(1, -1)
+    return rms_norm(x, None, eps, **options)
 
 
 def _form(op: str, prepare: str = "", **options: Any) -> Form:
@@ -93,6 +112,14 @@ def forms_of_gated_norms(groups: set[int]) -> Iterator[Form]:
         yield _form("gated_rms_norm", **options, **rounding)
 
 
+def forms_of_channel_norms(has_weight: bool) -> Iterator[Form]:
+    """Of a module that is called with x and normalizes its dimension 1."""
+    for form in ("normalize_float32", "normalize", "rms_steps", "rms"):
+        yield _form("channel_rms_norm", form=form)
+    if has_weight:
+        yield _form("channel_rms_norm", form="rms", casting_mode="llama")
+
+
 def numbers_of(module: nn.Module) -> Iterator[tuple[str, float]]:
     """Attributes that are finite numbers."""
     for name, value in vars(module).items():
@@ -101,10 +128,12 @@ def numbers_of(module: nn.Module) -> Iterator[tuple[str, float]]:
             yield name, value
 
 
-def eps_of(module: nn.Module) -> list[float]:
+def eps_of(module: nn.Module, form: Form) -> list[float]:
     """What may be its eps: numbers that are small, those that are called so first."""
     found = {value: "eps" in name for name, value in numbers_of(module) if 0.0 < value <= 1e-2}
     ordered = sorted(found, key=lambda value: not found[value])
+    if str(dict(form.options).get("form", "")).startswith("normalize"):
+        return ordered or [1e-12]  # of torch.nn.functional.normalize
     return ordered or [1e-6, 1e-5, torch.finfo(torch.float32).eps]
 
 

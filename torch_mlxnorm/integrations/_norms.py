@@ -97,7 +97,11 @@ class Norms:
         weight = None if norm.weight is None else norm.module._parameters[norm.weight]
         for module in self._ancestors(norm.module):
             for parameter in module.parameters():
-                if parameter.dim() > 1 and parameter.is_floating_point():
+                if (
+                    parameter is not weight
+                    and parameter.dim() > 1
+                    and parameter.is_floating_point()
+                ):
                     return parameter.dtype, (parameter if weight is None else weight).dtype
         dtype = torch.get_default_dtype() if weight is None else weight.dtype
         return dtype, dtype
@@ -122,7 +126,7 @@ def _kind(norm: Norm, own: Dtypes, device: torch.device) -> Hashable:
             continue
         simple = isinstance(value, int | float | str | bool | tuple | torch.Size | type(None))
         settings.append((name, value if simple and _is_hashable(value) else id(value)))
-    return type(norm.module), norm.function, norm.dim, own, device, tuple(settings)
+    return type(norm.module), norm.function, norm.dim, norm.spatial, own, device, tuple(settings)
 
 
 def _is_hashable(value: object) -> bool:
@@ -137,6 +141,7 @@ def _forward(norm: Norm, verdict: Verdict) -> Any:
     """With the operator where that was seen to fit, else the module's own."""
     assert verdict.form is not None
     original, weight, dtypes = norm.function, norm.weight, verdict.dtypes
+    dims = None if norm.spatial is None else 2 + norm.spatial
     run = verdict.form.forward(weight, verdict.eps)
     may_be_ready = verdict.form.op == "rms_norm"
     operands = 2 if verdict.form.has_gate else 1
@@ -150,6 +155,8 @@ def _forward(norm: Norm, verdict: Verdict) -> Any:
         if (x.dtype, w.dtype) not in dtypes or (
             torch.is_grad_enabled() and (x.requires_grad or w.requires_grad)
         ):
+            return original(self, *args)
+        if dims is not None and x.dim() != dims:
             return original(self, *args)
         if may_be_ready and READY in vars(self) and (ready := take_ready(self, x)) is not None:
             return ready

@@ -15,7 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._forms import KNOWN, Form, eps_of, forms_of_gated_norms, forms_of_norms, groups_of
+from ._forms import (
+    KNOWN,
+    Form,
+    eps_of,
+    forms_of_channel_norms,
+    forms_of_gated_norms,
+    forms_of_norms,
+    groups_of,
+)
 from ._launches import Launches
 from ._swap import Replaced, function_of
 
@@ -23,6 +31,7 @@ from ._swap import Replaced, function_of
 LEAST_EQUAL = 0.999
 # Beside 1, as x is large or small beside eps.
 SCALES = (1.0, 1.0, 30.0, 1e-2, 1e-3)
+NEAR_ZERO = 1e-9  # where a norm is divided by its eps
 ELEMENTS = 1 << 16
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
@@ -50,6 +59,7 @@ class Norm:
     weight: str | None
     dim: int
     has_gate: bool
+    spatial: int | None  # dimensions behind its channels, as its weight has; None: no such weight
 
 
 def norm_of(module: nn.Module, function: Callable[..., Any] | None = None) -> Norm | None:
@@ -64,7 +74,7 @@ def norm_of(module: nn.Module, function: Callable[..., Any] | None = None) -> No
         # What has no weight is run only if it looks like a norm.
         if not any("eps" in attribute for attribute in vars(module)) and not is_called_norm(module):
             return None
-    elif weight.dim() != 1 or not weight.is_floating_point():
+    elif weight.numel() != weight.shape[:1].numel() or not weight.is_floating_point():
         return None
     try:
         function = function or function_of(module)
@@ -79,7 +89,8 @@ def norm_of(module: nn.Module, function: Callable[..., Any] | None = None) -> No
     if len(others) > int(has_gate):
         return None
     dim = weight.numel() if weight is not None else _dim_of(module)
-    return Norm(module, function, name, dim, has_gate) if dim > 1 else None
+    spatial = weight.dim() - 1 if weight is not None and weight.dim() > 1 else None
+    return Norm(module, function, name, dim, has_gate, spatial) if dim > 1 else None
 
 
 def is_called_norm(module: nn.Module) -> bool:
@@ -105,15 +116,34 @@ def _stand_in(norm: Norm, weight: Tensor | None, device: torch.device) -> nn.Mod
     return stand_in
 
 
-def _inputs(norm: Norm, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """x, gate and weight in float32."""
+@dataclass(frozen=True)
+class _Inputs:
+    """Of a kind of norm, in float32."""
+
+    x: Tensor
+    weight: Tensor
+    gate: Tensor | None = None
+
+    def arguments(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        return tuple(t.to(dtype) for t in (self.x, self.gate) if t is not None)
+
+
+def _inputs(norm: Norm, over_channels: bool, device: torch.device) -> _Inputs:
+    """Of one dimension alone it is told whether that is normalized."""
     generator = torch.Generator().manual_seed(0)
-    rows = max(len(SCALES), ELEMENTS // norm.dim // len(SCALES) * len(SCALES))
-    x = torch.randn(rows, norm.dim, generator=generator)
-    x *= torch.tensor(SCALES).repeat(rows // len(SCALES) + 1)[:rows, None]
-    gate = torch.randn(rows, norm.dim, generator=generator)
-    weight = torch.randn(norm.dim, generator=generator)
-    return x.to(device), gate.to(device), weight.to(device)
+    scales = (*SCALES, NEAR_ZERO) if over_channels else SCALES
+    rows = max(len(scales), ELEMENTS // norm.dim // len(scales) * len(scales))
+    shape, weight = (rows, 1, norm.dim), (norm.dim,)
+    if norm.has_gate:
+        shape = (rows, norm.dim)
+    elif over_channels:
+        ones = (1,) * (2 if norm.spatial is None else norm.spatial)
+        shape, weight = (len(scales), norm.dim, *ones[1:], rows // len(scales)), (norm.dim, *ones)
+    x = torch.randn(shape, generator=generator)
+    by_row = torch.tensor(scales).repeat(rows // len(scales) + 1)[: len(x)]
+    x *= by_row.view(-1, *[1] * (x.dim() - 1))
+    gate = torch.randn(shape, generator=generator).to(device) if norm.has_gate else None
+    return _Inputs(x.to(device), torch.randn(weight, generator=generator).to(device), gate)
 
 
 def share_equal(ours: Tensor, theirs: object, terms: Tensor | None = None) -> float:
@@ -132,13 +162,29 @@ def share_equal(ours: Tensor, theirs: object, terms: Tensor | None = None) -> fl
 @torch.no_grad()
 def probe(norm: Norm, own: Dtypes, device: torch.device) -> Verdict:
     """The form that gives the module's results for `own` dtypes, and for most others."""
-    x, gate, weight = _inputs(norm, device)
+    verdict = Verdict(None, None, frozenset(), 0.0, 0)
+    for over_channels in (False, True):
+        # A weight says which dimension it is of.
+        if norm.weight is not None and over_channels != (norm.spatial is not None):
+            continue
+        if norm.has_gate and over_channels:
+            continue
+        found = _probe(norm, own, _inputs(norm, over_channels, device), over_channels)
+        if found.form is not None:
+            return found
+        if found.equal >= verdict.equal:
+            verdict = found
+    return verdict
+
+
+def _probe(norm: Norm, own: Dtypes, inputs: _Inputs, over_channels: bool) -> Verdict:
+    device = inputs.x.device
     combinations = list(dict.fromkeys([own, *((dtype, dtype) for dtype in DTYPES)]))
     theirs: dict[Dtypes, Tensor] = {}
     launches = 0
     for dtypes in combinations:
-        arguments = _arguments(norm, x, gate, dtypes[0])
-        stand_in = _stand_in(norm, weight.to(dtypes[1]), device)
+        stand_in = _stand_in(norm, inputs.weight.to(dtypes[1]), device)
+        arguments = inputs.arguments(dtypes[0])
         try:
             with Launches() as counted:
                 result = norm.function(stand_in, *arguments)
@@ -149,13 +195,13 @@ def probe(norm: Norm, own: Dtypes, device: torch.device) -> Verdict:
         theirs[dtypes] = result
         launches = launches or counted.total
     best = Verdict(None, None, frozenset(), 0.0, launches)
-    for form, eps in _candidates(norm):
+    for form, eps in _candidates(norm, over_channels):
         forward = form.forward(norm.weight, eps)
         fits, equal = set(), 0.0
         for dtypes, expected in theirs.items():
-            stand_in = _stand_in(norm, weight.to(dtypes[1]), device)
+            stand_in = _stand_in(norm, inputs.weight.to(dtypes[1]), device)
             try:
-                ours = forward(stand_in, *_arguments(norm, x, gate, dtypes[0]))
+                ours = forward(stand_in, *inputs.arguments(dtypes[0]))
             except (RuntimeError, TypeError, ValueError):  # dtypes that the operators do not have
                 share = 0.0
             else:
@@ -179,20 +225,21 @@ def probe(norm: Norm, own: Dtypes, device: torch.device) -> Verdict:
     return best
 
 
-def _arguments(norm: Norm, x: Tensor, gate: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    return (x.to(dtype), gate.to(dtype)) if norm.has_gate else (x.to(dtype),)
-
-
-def _candidates(norm: Norm) -> Iterator[tuple[Form, float]]:
+def _candidates(norm: Norm, over_channels: bool) -> Iterator[tuple[Form, float]]:
     if norm.has_gate:
         forms = list(forms_of_gated_norms(groups_of(norm.module, norm.dim)))
+    elif over_channels:
+        forms = list(forms_of_channel_norms(norm.weight is not None))
     else:
         forms = list(forms_of_norms(norm.weight is not None))
     known = KNOWN.get(type(norm.module).__name__)
     forms.sort(key=lambda form: form != known)
-    for eps in eps_of(norm.module):
-        for form in forms:
-            yield form, eps
+    # By numbers first: the likeliest of all forms before less likely numbers.
+    tried = [(form, eps_of(norm.module, form)) for form in forms]
+    for place in range(max(len(numbers) for _, numbers in tried)):
+        for form, numbers in tried:
+            if place < len(numbers):
+                yield form, numbers[place]
 
 
 def _why(result: object, own: Dtypes, equal: float) -> str:
