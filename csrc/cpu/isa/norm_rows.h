@@ -36,10 +36,26 @@ bool keeps_gate(const NormArguments& call) {
   return false;
 }
 
+template <typename Table>
+constexpr bool kRoutes = has<Table>(Role::routing_weights);
+
+// Of scratch, for routing weights or an activated gate: no op has both.
+template <typename Table>
+int kept_rows(const NormArguments& call) {
+  if constexpr (kRoutes<Table>) {
+    static_assert(!kActivatesGate<Table>);
+    const int64_t size = scratch_size(call.layout.dim);
+    return int((call.layout.top_k + size - 1) / size);
+  }
+  return keeps_gate<Table>(call);
+}
+
 // Short rows of 16 bits are summed several at a time before they are finished: their partial sums
-// are folded together, and so are roots and divisions. In float32 that gains nothing.
+// are folded together, and so are roots and divisions. In float32 that gains nothing, and without
+// vectors a row is folded in another order.
 template <typename Formula, typename T>
-constexpr bool kSumsTogether = !kComputesFirst<Formula> && Formula::kSums == 1 && sizeof(T) == 2;
+constexpr bool kSumsTogether =
+    kHasVectors && !kComputesFirst<Formula> && Formula::kSums == 1 && sizeof(T) == 2;
 constexpr int64_t kShortRow = 512, kRowsTogether = 8;
 
 // What is made of the sum of each row of [begin, end), kRowsTogether at most.
@@ -100,14 +116,13 @@ MLXNORM_FLAT void norm_rows(const NormArguments& call, int64_t begin, int64_t en
   const float* next_statistic = statistics;
   int64_t summed = begin;  // the end of the rows that these are of
   UnpackedAngles<Table, T> angles(call, scratch);
-  constexpr bool kRoutes = has<Table>(Role::routing_weights);
-  std::conditional_t<kRoutes, RoutingWeights<Table, T>, NoRoutingWeights> routing(call);
   const void* kept_gate = nullptr;
+  // What is kept of a row for those that follow, or for all of its blocks.
   float* const kept = scratch + (kScratchRows<Table, Formula, T> * scratch_size(dim));
   for (int64_t row = begin; row < end; ++row) {
     Row<Table, T> here = rows[row];
-    if constexpr (kRoutes) {
-      here.routing = routing.of(here);
+    if constexpr (kRoutes<Table>) {
+      here.routing = unpack_routing_weights(call, here, kept);
     }
     // Rows to come are fetched while this one, already in the cache, is computed and written.
     const Row<Table, T> later = rows[std::min(row + rows_ahead, end - 1)];
@@ -315,7 +330,7 @@ NormKernel select_kernel(const NormArguments& call) {
     return {norm_rows<Table, Formula, T, kCalls>, scratch_rows};
   };
   const auto kernel = [&]<bool kExtra>(std::bool_constant<kExtra> extra, bool mixed) -> NormKernel {
-    const int scratch_rows = kScratchRows<Table, Formula, T> + keeps_gate<Table>(call);
+    const int scratch_rows = kScratchRows<Table, Formula, T> + kept_rows<Table>(call);
     if (mixed) {
       return {norm_rows<Table, Formula, T, Calls{.extras = kExtra}>, scratch_rows};
     }

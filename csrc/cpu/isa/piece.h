@@ -58,7 +58,7 @@ struct Row {
   const void* tensors[std::size(Table::kTensors)];
   void* results[std::size(Table::kResults)];
   const float* kept = nullptr;     // see Piece
-  const float* routing = nullptr;  // the routing weights, see RoutingWeights in rows.h
+  const float* routing = nullptr;  // the routing weights, see unpack_routing_weights
 };
 
 // f(values), with values as what the tensor is made of: mostly the inputs' T, which is asked for

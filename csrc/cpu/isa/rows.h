@@ -1,8 +1,6 @@
 // Where the rows of a call lie, and their blocks.
 #pragma once
 
-#include <vector>
-
 #include "piece.h"
 
 namespace mlxnorm::cpu::CPU_CAPABILITY {
@@ -179,25 +177,13 @@ inline void for_each_block(int64_t n, const F& f) {
 
 // The routing weights of a row in float32: each block of it needs them all.
 template <typename Table, typename T>
-class RoutingWeights {
- public:
-  explicit RoutingWeights(const NormArguments& call)
-      : type_(tensor_type(call.layout.tensor_types, kRouting)), values_(call.layout.top_k) {}
-
-  const float* of(const Row<Table, T>& row) {
-    with_type<T>(type_, row.tensors[kRouting],
-                 [this](auto* values) { std::copy_n(values, values_.size(), values_.data()); });
-    return values_.data();
-  }
-
- private:
-  static constexpr int kRouting = int(number_of<Table>("routing_weights"));
-  TensorType type_;
-  std::vector<float> values_;
-};
-struct NoRoutingWeights {
-  explicit NoRoutingWeights(const NormArguments& /*call*/) {}
-};
+inline const float* unpack_routing_weights(const NormArguments& call, const Row<Table, T>& row,
+                                           float* scratch) {
+  constexpr size_t kRouting = number_of<Table>("routing_weights");
+  with_type<T>(tensor_type(call.layout.tensor_types, int(kRouting)), row.tensors[kRouting],
+               [&](auto* values) { std::copy_n(values, call.layout.top_k, scratch); });
+  return scratch;
+}
 
 // Many rows: their one row of each weight in float32, with the offset, as blocks of T, once for all
 // of them. Returns the scratch that is left.
