@@ -50,6 +50,13 @@ int kept_rows(const NormArguments& call) {
   return keeps_gate<Table>(call);
 }
 
+// Where a first pass takes its time, with experts or an activation, memory should not rest in it:
+// it fetches the first tensor of a row to come. Where it takes none, that would only come too
+// early.
+template <typename Table, typename Formula>
+constexpr bool kFetchesInFirst =
+    kComputesFirst<Formula> && (kRoutes<Table> || has_option(Table::kOptions, kActivation));
+
 // Short rows of 16 bits are summed several at a time before they are finished: their partial sums
 // are folded together, and so are roots and divisions. In float32 that gains nothing, and without
 // vectors a row is folded in another order.
@@ -108,10 +115,8 @@ MLXNORM_FLAT void norm_rows(const NormArguments& call, int64_t begin, int64_t en
                              !rounds_squares<Table>(call);
   const int64_t together = sums_together ? kRowsTogether : 1;
   const int64_t rows_ahead = prefetch_distance<T>(dim) + together - 1;
-  // Of several passes that take their time, memory should rest in none.
-  constexpr bool kHasEarly = kComputesFirst<Formula> || Formula::kSums == 2;
-  constexpr auto kFetchedEarly = std::index_sequence<0>();
-  constexpr auto kFetchedLast = tensors_from<Table, kHasEarly>();
+  constexpr auto kFetchedFirst = std::index_sequence<0>();
+  constexpr auto kFetchedLast = tensors_from<Table, kFetchesInFirst<Table, Formula>>();
   float statistics[kRowsTogether];
   const float* next_statistic = statistics;
   int64_t summed = begin;  // the end of the rows that these are of
@@ -154,8 +159,8 @@ MLXNORM_FLAT void norm_rows(const NormArguments& call, int64_t begin, int64_t en
     }
 
     const auto first = [&](int64_t i, auto... n) {
-      if constexpr (kComputesFirst<Formula> && sizeof...(n) == 0) {
-        prefetch_inputs<Table, T, kCalls>(call, later, i, kFetchedEarly);
+      if constexpr (kFetchesInFirst<Table, Formula> && sizeof...(n) == 0) {
+        prefetch_inputs<Table, T, kCalls>(call, later, i, kFetchedFirst);
       }
       const Block values = Formula::first_sum(piece_at(i, n...));
       if constexpr (kComputesFirst<Formula>) {
@@ -177,9 +182,6 @@ MLXNORM_FLAT void norm_rows(const NormArguments& call, int64_t begin, int64_t en
     }
     if constexpr (Formula::kSums == 2) {
       const auto second = [&](int64_t i, auto... n) {
-        if constexpr (!kComputesFirst<Formula> && sizeof...(n) == 0) {
-          prefetch_inputs<Table, T, kCalls>(call, later, i, kFetchedEarly);
-        }
         const auto piece = piece_at(i, n...);
         const Block values = Formula::second_sum(piece, first_again(piece));
         store_block<float>(scratch + i, values);
