@@ -61,6 +61,7 @@ performance: build ## the CPU's figures of docs/performance.md anew, and its tab
 	$(BIN)/python -m torch_mlxnorm.bench --device cpu --json $(FIGURES)/cpu.json
 	$(BIN)/python -m torch_mlxnorm.bench.calls --json $(FIGURES)/calls.json
 	$(BIN)/python -m torch_mlxnorm.bench.threads --json $(FIGURES)/threads.json
+	$(BIN)/python -m torch_mlxnorm.bench.fresh --json $(FIGURES)/fresh.json
 	$(BIN)/python -m torch_mlxnorm.bench.models --json $(FIGURES)/models.json
 	$(BIN)/python -m torch_mlxnorm.bench.models --fresh --json $(FIGURES)/models_fresh.json
 	$(BIN)/python -m torch_mlxnorm.bench.tables docs/performance.md

@@ -83,7 +83,8 @@ def _uniform(t: Tensor, generator: torch.Generator) -> Tensor:
 
 def _digest(results: Sequence[Tensor]) -> str:
     bits = b"".join(
-        result.cpu().contiguous().view(torch.uint8).numpy().tobytes() for result in results
+        result.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        for result in results
     )
     return hashlib.sha256(bits).hexdigest()[:16]
 

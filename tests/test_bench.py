@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import json
+import mmap
 import re
 import sys
 import tempfile
@@ -21,7 +22,7 @@ from tensors import DTYPES, type_id
 from tools import require_checkout, require_module
 from torch_mlxnorm._timing import Times
 from torch_mlxnorm.bench import __main__ as bench
-from torch_mlxnorm.bench import calls, plain, report, two_builds
+from torch_mlxnorm.bench import calls, fresh, plain, report, two_builds
 from torch_mlxnorm.bench.case import Case, as_tuple
 from torch_mlxnorm.bench.compositions import COMPOSITIONS
 from torch_mlxnorm.bench.demo import comparisons
@@ -288,6 +289,7 @@ def bench_runs() -> dict[str, tuple[CompletedProcess[str], str]]:
         "a line": f"{BENCH} {ONE_LINE} --json FILE",
         "calls": f"{BENCH}.calls --turns 2 --json FILE",
         "threads": f"{BENCH}.threads --turns 2 --json FILE",
+        "fresh": f"{BENCH}.fresh --turns 2 --json FILE",
         "mps": f"{BENCH} --device mps",
         "cuda": f"{BENCH} --device cuda",
         "demo on mps": f"{BENCH}.demo --device mps",
@@ -330,6 +332,19 @@ def test_calls_and_threads(bench_runs: Runs) -> None:
     done, text = bench_runs["threads"]
     assert done.returncode == 0, done.stderr
     assert [line["call"] for line in json.loads(text)["lines"]] == ["rms_norm", "copy"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="how glibc gets memory")
+def test_fresh_results(bench_runs: Runs) -> None:
+    done, text = bench_runs["fresh"]
+    assert done.returncode == 0, done.stderr
+    lines = json.loads(text)["lines"]
+    faults = {(line["way"], line["call"]): line["faults"] for line in lines}
+    assert len(faults) == len(fresh.WAYS) * 3
+    pages = 4096 * 4096 * 4 // mmap.PAGESIZE
+    assert faults["as it is", "rms_norm"] >= pages // 512  # huge pages, if the system gives them
+    for without in (("as it is", "rms_norm.out"), ("freed memory kept", "rms_norm")):
+        assert faults[without] < pages // 512
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import platform
 import re
@@ -121,6 +122,31 @@ def test_short_rows_are_summed_as_in_float32(dim: int, dtype: torch.dtype) -> No
     x = randn(100_000, dim, dtype=dtype)
     expected = torch_mlxnorm.rms_norm(x.float(), None).to(dtype)
     assert_same_bits(torch_mlxnorm.rms_norm(x, None), expected)
+
+
+def test_memory_just_mapped_gets_the_bits_of_memory_in_use() -> None:
+    """Large results are written past the caches, unless their memory is fresh."""
+    x, weight = randn(8192, 1024), randn(1024)
+    out = torch.frombuffer(mmap.mmap(-1, x.nbytes), dtype=x.dtype).view_as(x)
+    torch.ops.mlxnorm.rms_norm.out(x, weight, out=out)
+    fresh = out.clone()
+    torch.ops.mlxnorm.rms_norm.out(x, weight, out=out.fill_(float("nan")))
+    assert_same_bits(out, fresh)
+    assert_same_bits(out[-1:], torch_mlxnorm.rms_norm(x[-1:], weight))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=type_id)
+@pytest.mark.parametrize("rows", [2, 3, 9, 17])
+def test_rows_have_the_bits_of_one_row(rows: int, dtype: torch.dtype) -> None:
+    """Of several rows, weights are unpacked and short rows summed together."""
+    for dim in (33, 128, 512, 520, 2816):
+        for weight_dtype in (torch.float32, torch.float16, torch.bfloat16):
+            x, weight = randn(rows, dim, dtype=dtype), randn(dim, dtype=weight_dtype)
+            for casting_mode, offset in (("gemma", 1.0), ("llama", 0.0)):
+                options = {"weight_offset": offset, "casting_mode": casting_mode}
+                y = torch_mlxnorm.rms_norm(x, weight, **options)
+                one = [torch_mlxnorm.rms_norm(row[None], weight, **options) for row in x]
+                assert_same_bits(y, torch.cat(one))
 
 
 @pytest.mark.skipif("AVX512" not in SETS, reason="of x86-64")

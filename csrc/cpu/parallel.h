@@ -25,6 +25,8 @@ void parallel_rows(int64_t rows, int64_t dim, const Body& body) {
 }
 
 // Stores past the caches pay when the results cannot stay in them anyway, and need aligned rows.
+// Not in memory that was just mapped: the kernel zeroes each page, in the caches, when it is first
+// written.
 bool worth_streaming(const NormLayout& layout, const void* const* results, size_t result_count);
 
 }  // namespace mlxnorm::cpu

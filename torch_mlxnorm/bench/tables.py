@@ -153,6 +153,15 @@ def of_threads(machine: Record, records: Sequence[Record]) -> str:
     )
 
 
+def of_fresh(machine: Record, records: Sequence[Record]) -> str:
+    ways = {r["way"]: None for r in records}
+    times = {(r["call"], r["way"]): f"{r['us'] / 1e3:.1f} ms, {r['faults']}" for r in records}
+    calls = {r["call"]: None for r in records}
+    return table(
+        ["time, page faults", *ways], ([f"`{c}`", *(times[c, w] for w in ways)] for c in calls)
+    )
+
+
 def of_models(machine: Record, records: Sequence[Record]) -> str:
     names = ["compiled", "eager"]
     return table(
@@ -169,6 +178,7 @@ KINDS: dict[str, Callable[[Record, Sequence[Record]], str]] = {
     "gpu": gpu,
     "calls": of_calls,
     "threads": of_threads,
+    "fresh": of_fresh,
     "own code": of_models,
 }
 PLOT = "plot"

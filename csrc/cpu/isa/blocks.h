@@ -29,6 +29,13 @@ constexpr bool kEvensAndOdds = std::is_same_v<T, c10::BFloat16>;
 constexpr bool kEvensAndOdds = false;
 #endif
 
+// Without vectors, what saves conversions gains nothing.
+#if defined(CPU_CAPABILITY_DEFAULT) && defined(__x86_64__)
+constexpr bool kHasVectors = false;
+#else
+constexpr bool kHasVectors = true;
+#endif
+
 struct Block {
   Vec low, high;
 
@@ -115,7 +122,17 @@ inline void stream_fence() {
 #endif
 }
 
-#ifndef CPU_CAPABILITY_DEFAULT
+#if defined(CPU_CAPABILITY_AVX512)
+// The upper half of each is a bfloat16; a NaN is PyTorch's. Sums with masks: of lanes that are no
+// NaN, and of these, ones whose upper half is odd.
+inline Bits rounded_to_bfloat16(Vec vec) {
+  const __m512i bits = _mm512_castps_si512(vec), nan = _mm512_set1_epi32(-1);
+  const __mmask16 ordered = _mm512_cmp_ps_mask(vec, vec, _CMP_ORD_Q);
+  const __mmask16 odd = _mm512_mask_test_epi32_mask(ordered, bits, _mm512_set1_epi32(0x10000));
+  const __m512i down = _mm512_mask_add_epi32(nan, ordered, bits, _mm512_set1_epi32(0x7fff));
+  return std::bit_cast<Bits>(_mm512_mask_add_epi32(down, odd, bits, _mm512_set1_epi32(0x8000)));
+}
+#elif !defined(CPU_CAPABILITY_DEFAULT)
 // The upper half of each is a bfloat16; a NaN is PyTorch's.
 inline Bits rounded_to_bfloat16(Vec vec) {
   typedef float Floats __attribute__((vector_size(sizeof(Vec))));

@@ -15,11 +15,13 @@ inline bool has_whole_parts(const NormLayout& layout) {
 }
 
 // One of the heads of a row, as if it were one.
-template <typename Table, typename T>
+template <Calls kCalls, typename Table, typename T>
 inline Row<Table, T> head_of(const NormArguments& call, Row<Table, T> row, int64_t head) {
   if (head != 0) {
     for (size_t t = 0; t < std::size(row.tensors); ++t) {
-      const int64_t size = element_size(tensor_type(call.layout.tensor_types, int(t)));
+      const bool is_unpacked = kCalls.unpacked && has_bit(kWeights<Table>, int(t));
+      const int64_t size =
+          element_size(is_unpacked ? kFloat32 : tensor_type(call.layout.tensor_types, int(t)));
       row.tensors[t] =
           static_cast<const char*>(row.tensors[t]) + head * call.layout.steps[t] * size;
     }

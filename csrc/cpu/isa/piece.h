@@ -57,7 +57,8 @@ template <typename Table, typename T>
 struct Row {
   const void* tensors[std::size(Table::kTensors)];
   void* results[std::size(Table::kResults)];
-  const float* kept = nullptr;  // see Piece
+  const float* kept = nullptr;     // see Piece
+  const float* routing = nullptr;  // the routing weights, see unpack_routing_weights
 };
 
 // f(values), with values as what the tensor is made of: mostly the inputs' T, which is asked for
@@ -83,6 +84,7 @@ struct Calls {
   bool extras;         // tensors that usual calls do not have
   bool mixed = true;   // types of weights and extras, weights of several rows, rounding on the way
   bool llama = false;  // unless mixed, the casting mode
+  bool unpacked = false;  // weights, unless mixed: see unpack_weights in rows.h
 
   // Residuals have the dtype of the inputs, and no factor is another than 1.
   constexpr bool even() const { return !extras || !mixed; }
@@ -112,6 +114,9 @@ struct Piece {
     if (has_bit(kMaybeScalars<Table>, t) && has_bit(call.layout.scalars, t)) {
       return filled(element(t, 0));
     }
+    if (kCalls.unpacked && has_bit(kWeights<Table>, t)) {
+      return load_block<float>(static_cast<const float*>(row.tensors[t]) + i);
+    }
     return with_type<T>(type(t), row.tensors[t],
                         [this](auto* values) { return this->load(values); });
   }
@@ -130,12 +135,12 @@ struct Piece {
     return with_type<T>(type(t), row.tensors[t], [k](auto* values) { return float(values[k]); });
   }
 
-  Block expert_sum(int experts, int routing_weights) const {
+  Block expert_sum(int experts, int /*routing_weights*/) const {
     Block sum = filled(0.0f);
     for (int64_t k = 0; k < call.layout.top_k; ++k) {
       const T* const expert =
           static_cast<const T*>(row.tensors[experts]) + k * call.layout.steps[experts];
-      sum = fma(element(routing_weights, k), load(expert), sum);
+      sum = fma(row.routing[k], load(expert), sum);
     }
     return sum;
   }
@@ -144,6 +149,9 @@ struct Piece {
   float root_dim() const { return call.layout.root_dim; }
 
   float number(Number which) const {
+    if (kCalls.unpacked && which == kWeightOffset) {
+      return -0.0f;  // a sum with it is free
+    }
     const bool is_factor = which == kAlpha || which == kBeta;
     return kCalls.even() && is_factor ? 1.0f : call.options.numbers[which];
   }

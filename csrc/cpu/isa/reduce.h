@@ -49,18 +49,25 @@ class SumOfSquares {
     sums_[2 * kSlot + 1] = sum.high;
   }
 
-  float total() {
-    constexpr int64_t kLeft = kEvensAndOdds<T> ? 2 : 1;  // even and odd ones meet last
+  static constexpr int64_t kLeft = kEvensAndOdds<T> ? 2 : 1;  // even and odd ones meet last
+
+  // Of all partial sums, one vector, or one of the even and one of the odd ones.
+  const Vec* folded() {
     for (int64_t vectors = kLanes / kVec; vectors > kLeft; vectors /= 2) {
       for (int64_t i = 0; i < vectors / 2; ++i) {
         sums_[i] = sums_[i] + sums_[i + vectors / 2];
       }
     }
+    return sums_;
+  }
+
+  float total() {
+    folded();
     // Folds in halves, too.
-    const auto folded = [](Vec sums) {
+    const auto total_of = [](Vec sums) {
       return at::vec::vec_reduce_all<float>([](Vec& a, Vec& b) { return a + b; }, sums);
     };
-    return kLeft == 2 ? folded(sums_[0]) + folded(sums_[1]) : folded(sums_[0]);
+    return kLeft == 2 ? total_of(sums_[0]) + total_of(sums_[1]) : total_of(sums_[0]);
   }
 
  private:
@@ -82,8 +89,8 @@ inline float sum_of_run(int64_t i, Load load,
 
 // Of the elements [i, dim), of which there may be none.
 template <typename Sum, typename Load, int64_t... kSlots>
-inline float sum_of_rest(int64_t i, int64_t dim, Load load,
-                         std::integer_sequence<int64_t, kSlots...> /*all blocks of the lanes*/) {
+inline Sum sum_of_rest(int64_t i, int64_t dim, Load load,
+                       std::integer_sequence<int64_t, kSlots...> /*all blocks of the lanes*/) {
   Sum sum;
   for (; i + Sum::kLanes <= dim; i += Sum::kLanes) {
     (sum.template add<kSlots>(load(i + kSlots * kBlock)), ...);
@@ -97,7 +104,7 @@ inline float sum_of_rest(int64_t i, int64_t dim, Load load,
     i += kBlock;
   };
   (add_rest(std::integral_constant<int64_t, kSlots>()), ...);
-  return sum.total();
+  return sum;
 }
 
 // In runs, which are added in double.
@@ -106,11 +113,40 @@ inline double sum_of_squares(int64_t dim, Load load) {
   using Sum = SumOfSquares<T, kRounds>;
   const auto slots = std::make_integer_sequence<int64_t, Sum::kBlocks>();
   const int64_t runs = dim / Sum::kRun * Sum::kRun;
-  double sum = sum_of_rest<Sum>(runs, dim, load, slots);  // first: all that there is in a short row
+  // First: all that there is in a short row.
+  double sum = sum_of_rest<Sum>(runs, dim, load, slots).total();
   for (int64_t i = 0; i < runs; i += Sum::kRun) {
     sum += sum_of_run<Sum>(i, load, slots);
   }
   return sum;
+}
+
+// Of the vectors a and b, in groups of kGroup lanes, the sums of the halves of each group.
+template <int64_t kGroup, size_t... kLane>
+inline Vec sums_of_halves(Vec a, Vec b, std::index_sequence<kLane...> /*of a vector*/) {
+  typedef float Floats __attribute__((vector_size(sizeof(Vec))));
+  constexpr auto from = [](int64_t lane) {
+    return lane / (kGroup / 2) * kGroup + lane % (kGroup / 2);
+  };
+  const Floats x = std::bit_cast<Floats>(a), y = std::bit_cast<Floats>(b);
+  return std::bit_cast<Vec>(__builtin_shufflevector(x, y, from(kLane)...) +
+                            __builtin_shufflevector(x, y, from(kLane) + kGroup / 2 ...));
+}
+
+// totals[i] of the lanes of sums[i], which are overwritten, folded in halves as a row's are: all of
+// them at once, with half of the instructions.
+template <int64_t kCount, int64_t kGroup = kVec>
+inline void totals_of(Vec* sums, float* totals) {
+  if constexpr (kGroup == 1) {
+    std::memcpy(totals, sums, kCount * sizeof(float));
+  } else {
+    constexpr int64_t kVectors = kCount * kGroup / kVec;
+    for (int64_t i = 0; i < kVectors; i += 2) {
+      const Vec next = sums[kVectors == 1 ? i : i + 1];
+      sums[i / 2] = sums_of_halves<kGroup>(sums[i], next, std::make_index_sequence<kVec>());
+    }
+    totals_of<kCount, kGroup / 2>(sums, totals);
+  }
 }
 
 // 1 / sqrt(mean of squares + eps), rounded once.

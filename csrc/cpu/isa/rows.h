@@ -8,24 +8,40 @@ namespace {
 
 template <typename Table>
 constexpr auto kTensorNumbers = std::make_index_sequence<std::size(Table::kTensors)>();
+template <typename Table, size_t kFirst>
+constexpr auto tensors_from() {
+  return []<size_t... t>(std::index_sequence<t...>) {
+    return std::index_sequence<t + kFirst...>();
+  }(std::make_index_sequence<std::size(Table::kTensors) - kFirst>());
+}
 template <typename Table>
 constexpr auto kResultNumbers = std::make_index_sequence<std::size(Table::kResults)>();
 
-template <typename Table, typename T, Calls kCalls, size_t t>
-inline const void* tensor_of_row(const NormArguments& call, int64_t row) {
-  constexpr Role role = Table::kTensors[t].role;
-  if constexpr (!kCalls.mixed && role == Role::weight) {
-    return call.tensors[t];
-  }
-  if constexpr (!kCalls.extras && Table::kTensors[t].passing == Passing::extra) {
-    return nullptr;
-  }
-  const int64_t size = has_dtype_of_results(role) || (kCalls.even() && role == Role::residual)
-                           ? sizeof(T)
-                           : element_size(tensor_type(call.layout.tensor_types, t));
-  return static_cast<const char*>(call.tensors[t]) +
-         row_offset(call.layout.tensors[t], uint64_t(row)) * size;
+// Not inlined: what rows that are not evenly spaced cost is not paid by others.
+[[gnu::noinline]] inline int64_t uneven_offset(const RowLayout& layout, int64_t row) {
+  return row_offset(layout, uint64_t(row));
 }
+
+// Where the rows of a tensor begin. A layout as it is would be read again for each of them.
+struct Spaced {
+  char* first = nullptr;
+  int64_t stride = 0;                 // in bytes
+  const RowLayout* uneven = nullptr;  // then the stride is an element's
+
+  Spaced() = default;
+  Spaced(const void* tensor, const RowLayout& layout, int64_t size)
+      : first(static_cast<char*>(const_cast<void*>(tensor))) {
+    if (tensor != nullptr) {
+      const bool even = is_evenly_spaced(layout);
+      stride = even ? layout.stride0 * size : size;
+      uneven = even ? nullptr : &layout;
+    }
+  }
+
+  char* row(int64_t row) const {
+    return first + (uneven == nullptr ? row : uneven_offset(*uneven, row)) * stride;
+  }
+};
 
 // The type of a result, known when this is compiled but for those that are like a residual.
 template <typename Table, typename T, Calls kCalls, size_t r>
@@ -37,24 +53,60 @@ inline TensorType result_type(const NormArguments& call) {
   return kTensorType<T>;
 }
 
-template <typename Table, typename T, Calls kCalls, size_t r>
-inline void* result_of_row(const NormArguments& call, int64_t row) {
-  return static_cast<char*>(call.results[r]) +
-         row_offset(call.layout.results[r], uint64_t(row)) *
-             element_size(result_type<Table, T, kCalls, r>(call));
-}
-
-template <typename Table, typename T, Calls kCalls, size_t... t, size_t... r>
-inline Row<Table, T> row_of(const NormArguments& call, int64_t row, std::index_sequence<t...>,
-                            std::index_sequence<r...>) {
-  return {{tensor_of_row<Table, T, kCalls, t>(call, row)...},
-          {result_of_row<Table, T, kCalls, r>(call, row)...}};
-}
-
+// The rows of a call.
 template <typename Table, typename T, Calls kCalls>
-inline Row<Table, T> row_of(const NormArguments& call, int64_t row) {
-  return row_of<Table, T, kCalls>(call, row, kTensorNumbers<Table>, kResultNumbers<Table>);
-}
+class Rows {
+ public:
+  explicit Rows(const NormArguments& call) : Rows(call, kTensors, kResults) {}
+
+  Row<Table, T> operator[](int64_t row) const { return at(row, kTensors, kResults); }
+
+ private:
+  static constexpr auto kTensors = kTensorNumbers<Table>;
+  static constexpr auto kResults = kResultNumbers<Table>;
+
+  template <size_t... t, size_t... r>
+  Rows(const NormArguments& call, std::index_sequence<t...>, std::index_sequence<r...>)
+      : tensors_{spacing_of_tensor<t>(call)...}, results_{spacing_of_result<r>(call)...} {}
+
+  template <size_t... t, size_t... r>
+  Row<Table, T> at(int64_t row, std::index_sequence<t...>, std::index_sequence<r...>) const {
+    return {{tensor_of_row<t>(row)...}, {results_[r].row(row)...}};
+  }
+
+  template <size_t t>
+  static constexpr bool kIsMissing = !kCalls.extras && Table::kTensors[t].passing == Passing::extra;
+  template <size_t t>
+  static constexpr bool kIsOneRow = !kCalls.mixed && Table::kTensors[t].role == Role::weight;
+
+  template <size_t t>
+  const void* tensor_of_row(int64_t row) const {
+    if constexpr (kIsMissing<t>) {
+      return nullptr;
+    } else if constexpr (kIsOneRow<t>) {
+      return tensors_[t].first;
+    } else {
+      return tensors_[t].row(row);
+    }
+  }
+
+  template <size_t t>
+  static Spaced spacing_of_tensor(const NormArguments& call) {
+    constexpr Role role = Table::kTensors[t].role;
+    const int64_t size = has_dtype_of_results(role) || (kCalls.even() && role == Role::residual)
+                             ? sizeof(T)
+                             : element_size(tensor_type(call.layout.tensor_types, t));
+    return {call.tensors[t], call.layout.tensors[t], size};
+  }
+
+  template <size_t r>
+  static Spaced spacing_of_result(const NormArguments& call) {
+    return {call.results[r], call.layout.results[r],
+            element_size(result_type<Table, T, kCalls, r>(call))};
+  }
+
+  Spaced tensors_[std::size(Table::kTensors)], results_[std::size(Table::kResults)];
+};
 
 // f(number, row) of each result, with its row as what it is made of: T or, of one that is like a
 // residual, float32.
@@ -121,6 +173,36 @@ inline void for_each_block(int64_t n, const F& f) {
   if (i < n) {
     f(i, n - i);
   }
+}
+
+// The routing weights of a row in float32: each block of it needs them all.
+template <typename Table, typename T>
+inline const float* unpack_routing_weights(const NormArguments& call, const Row<Table, T>& row,
+                                           float* scratch) {
+  constexpr size_t kRouting = number_of<Table>("routing_weights");
+  with_type<T>(tensor_type(call.layout.tensor_types, int(kRouting)), row.tensors[kRouting],
+               [&](auto* values) { std::copy_n(values, call.layout.top_k, scratch); });
+  return scratch;
+}
+
+// Many rows: their one row of each weight in float32, with the offset, as blocks of T, once for all
+// of them. Returns the scratch that is left.
+template <typename Table, typename T>
+[[gnu::noinline, gnu::flatten]] float* unpack_weights(NormArguments& call, float* scratch) {
+  const float offset = call.options.numbers[kWeightOffset];
+  for (int t = 0; t < int(std::size(Table::kTensors)); ++t) {
+    if (!has_bit(kWeights<Table>, t)) {
+      continue;
+    }
+    with_type<T>(tensor_type(call.layout.tensor_types, t), call.tensors[t], [&](auto* values) {
+      for_each_block(call.layout.dim, [&](int64_t i, auto... n) {
+        store_block<float>(scratch + i, load_block<T>(values + i, n...) + offset);
+      });
+    });
+    call.tensors[t] = scratch;
+    scratch += scratch_size(call.layout.dim);
+  }
+  return scratch;
 }
 
 }  // namespace

@@ -44,11 +44,17 @@ class Statistic {
   uint32_t form_;
 };
 
+// As a form may want it.
+template <typename Table>
+bool rounds_squares(const NormArguments& call) {
+  return kHasForm<Table> && choice_in(call.options.choices, kForm) == kRmsSteps;
+}
+
 // Of a row, by the form of its op.
 template <typename Table, typename T, typename Load>
 inline double sum_of_squares_of(const NormArguments& call, Load load) {
   if constexpr (kHasForm<Table>) {
-    if (choice_in(call.options.choices, kForm) == kRmsSteps) {
+    if (rounds_squares<Table>(call)) {
       return sum_of_squares<T, /*kRounds=*/true>(call.layout.dim, load);
     }
   }
