@@ -4,7 +4,6 @@
 // is left to torch.ops.
 #include <ATen/PythonTorchFunctionTLS.h>
 #include <ATen/core/dispatch/Dispatcher.h>
-#include <torch/csrc/Exceptions.h>
 #include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/jit/frontend/tracer.h>
 
@@ -180,10 +179,11 @@ class Function {
 };
 
 PyObject* call(PyObject* self, PyObject* const* args, Py_ssize_t count) {
-  HANDLE_TH_ERRORS
-  TORCH_CHECK_TYPE(count > 0, "mlxnorm: a function needs arguments");
-  return (*static_cast<const Function*>(PyCapsule_GetPointer(self, nullptr)))(args, size_t(count));
-  END_HANDLE_TH_ERRORS
+  return with_python_errors([&] {
+    TORCH_CHECK_TYPE(count > 0, "mlxnorm: a function needs arguments");
+    return (*static_cast<const Function*>(PyCapsule_GetPointer(self, nullptr)))(args,
+                                                                                size_t(count));
+  });
 }
 
 }  // namespace

@@ -3,7 +3,6 @@
 #include <torch/csrc/python_headers.h>
 
 #include <structmember.h>
-#include <torch/csrc/Exceptions.h>
 #include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/jit/python/pybind_utils.h>
 
@@ -110,49 +109,50 @@ const Record& record_of(PyObject* self) {
 
 // record(*tensors, out=...)
 PyObject* call_record(PyObject* self, PyObject* const* args, size_t flags, PyObject* kwnames) {
-  HANDLE_TH_ERRORS
-  const Record& record = record_of(self);
-  const Py_ssize_t count = PyVectorcall_NARGS(flags);
-  check_count(record, count);
-  TORCH_CHECK_TYPE(kwnames != nullptr && PyTuple_GET_SIZE(kwnames) == 1 &&
-                       PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, 0), "out") == 0,
-                   record.name(), ": takes tensors and, by keyword, out alone");
-  const OpTable& op = record.op();
-  Record::Call call{&record};
-  for (Py_ssize_t t = 0; t < count; ++t) {
-    call.tensors[t] = read_tensor(record.name(), op.tensors[t].name, args[t]);
-  }
-  PyObject* const* outs = read_outs(record, args[count], args[count]);
-  for (size_t r = 0; r < op.results.size(); ++r) {
-    call.outs[r] = read_tensor(record.name(), op.results[r].name, outs[r]);
-  }
-  {
-    const py::gil_scoped_release without_lock;
-    Record::run({&call, 1});
-  }
-  Py_RETURN_NONE;
-  END_HANDLE_TH_ERRORS
+  return with_python_errors([&] {
+    const Record& record = record_of(self);
+    const Py_ssize_t count = PyVectorcall_NARGS(flags);
+    check_count(record, count);
+    TORCH_CHECK_TYPE(kwnames != nullptr && PyTuple_GET_SIZE(kwnames) == 1 &&
+                         PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, 0), "out") == 0,
+                     record.name(), ": takes tensors and, by keyword, out alone");
+    const OpTable& op = record.op();
+    Record::Call call{&record};
+    for (Py_ssize_t t = 0; t < count; ++t) {
+      call.tensors[t] = read_tensor(record.name(), op.tensors[t].name, args[t]);
+    }
+    PyObject* const* outs = read_outs(record, args[count], args[count]);
+    for (size_t r = 0; r < op.results.size(); ++r) {
+      call.outs[r] = read_tensor(record.name(), op.results[r].name, outs[r]);
+    }
+    {
+      const py::gil_scoped_release without_lock;
+      Record::run({&call, 1});
+    }
+    return Py_NewRef(Py_None);
+  });
 }
 
 // chain(*tensors)
 PyObject* call_chain(PyObject* self, PyObject* const* args, size_t flags, PyObject* kwnames) {
-  HANDLE_TH_ERRORS
-  const Chain& chain = PyChain::of(self);
-  TORCH_CHECK(!chain.empty(), "mlxnorm::Chain: nothing was baked: use torch_mlxnorm.prebake_chain");
-  const size_t count = PyVectorcall_NARGS(flags);
-  TORCH_CHECK_TYPE(kwnames == nullptr && count == chain.slots(),
-                   "mlxnorm::Chain: takes a tensor for each of its ", chain.slots(), " names, got ",
-                   count, kwnames == nullptr ? "" : " and others by keyword");
-  c10::SmallVector<const Tensor*, 16> tensors;
-  for (size_t i = 0; i < count; ++i) {
-    tensors.push_back(read_tensor("mlxnorm::Chain", "a tensor", args[i]));
-  }
-  {
-    const py::gil_scoped_release without_lock;
-    chain.run(tensors);
-  }
-  Py_RETURN_NONE;
-  END_HANDLE_TH_ERRORS
+  return with_python_errors([&] {
+    const Chain& chain = PyChain::of(self);
+    TORCH_CHECK(!chain.empty(),
+                "mlxnorm::Chain: nothing was baked: use torch_mlxnorm.prebake_chain");
+    const size_t count = PyVectorcall_NARGS(flags);
+    TORCH_CHECK_TYPE(kwnames == nullptr && count == chain.slots(),
+                     "mlxnorm::Chain: takes a tensor for each of its ", chain.slots(),
+                     " names, got ", count, kwnames == nullptr ? "" : " and others by keyword");
+    c10::SmallVector<const Tensor*, 16> tensors;
+    for (size_t i = 0; i < count; ++i) {
+      tensors.push_back(read_tensor("mlxnorm::Chain", "a tensor", args[i]));
+    }
+    {
+      const py::gil_scoped_release without_lock;
+      chain.run(tensors);
+    }
+    return Py_NewRef(Py_None);
+  });
 }
 
 // ---- baking
