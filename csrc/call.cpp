@@ -37,14 +37,6 @@ const OpTable& table_of(std::string_view name) {
   TORCH_CHECK_VALUE(false, "mlxnorm has no operator ", name);
 }
 
-NormOptions make_options(const char* op, std::optional<double> eps, double weight_offset,
-                         std::string_view casting_mode) {
-  NormOptions options{eps_of(eps)};
-  options.numbers[kWeightOffset] = number_of(kWeightOffset, weight_offset);
-  options.choices = pack_choice(kCastingMode, parse_choice(op, kCastingMode, casting_mode));
-  return options;
-}
-
 uint32_t parse_choices(const OpTable& op, const c10::Dict<std::string, std::string>& choices) {
   uint32_t result = 0;
   for (const Option option : op.options) {
@@ -71,6 +63,8 @@ NormCall::NormCall(const OpTable& op, const c10::IValue* arguments) : op_(op) {
   for (size_t t = 0; t < op.tensors.size(); ++t) {
     const c10::IValue& value = arguments[argument_of_tensor(op, t)];
     if (!value.isNone()) {
+      TORCH_CHECK_TYPE(value.toTensor().defined(), op.name, ": ", op.tensors[t].name,
+                       " must be a tensor, got None");
       tensors_[t] = {op.tensors[t].name, value.toTensor(), op.tensors[t].role};
     }
   }
@@ -130,15 +124,23 @@ void NormCall::read_option(Option option, const c10::IValue& value) {
   }
 }
 
+void NormCall::read_outs(const c10::IValue* arguments, const at::Tensor** outs) const {
+  for (size_t r = 0; r < op_.results.size(); ++r) {
+    outs[r] = &arguments[argument_of_out(op_, r)].toTensor();
+    const Argument out(op_.results[r].name, *outs[r]);
+    check_out(r, out);
+    for (size_t other = 0; other < r; ++other) {
+      check_no_overlap(op_.name, out, {op_.results[other].name, *outs[other]},
+                       /*allow_same=*/false);
+    }
+  }
+}
+
 void NormCall::check_out(size_t r, const Argument& out) const {
   mlxnorm::check_out(op_.name, out, tensors_[op_.likes[r]], group_size(), across_heads());
   for (size_t t = 0; t < op_.tensors.size(); ++t) {
     if (tensors_[t]) {
-      // Experts are read in passes of their own; an input or a residual of a segment is read where
-      // it is overwritten.
-      const bool of_segment = op_.segment_count == 1 || t == op_.likes[r];
-      check_no_overlap(op_.name, out, tensors_[t],
-                       /*allow_same=*/of_segment && has_shape_of_results(tensors_[t].role));
+      check_no_overlap(op_.name, out, tensors_[t], may_be_same(op_, r, t));
     }
   }
 }

@@ -32,8 +32,11 @@ constexpr size_t argument_of_out(const OpTable& op, size_t r) {
   return argument_of_option(op, op.options.size() + r);
 }
 
-NormOptions make_options(const char* op, std::optional<double> eps, double weight_offset,
-                         std::string_view casting_mode);
+// May result r lie where tensor t does? Experts are read in passes of their own; an input or a
+// residual of a segment is read where it is overwritten.
+constexpr bool may_be_same(const OpTable& op, size_t r, size_t t) {
+  return (op.segment_count == 1 || t == op.likes[r]) && has_shape_of_results(op.tensors[t].role);
+}
 
 // Choices by name, "True" or "False" where they have no names for their values. Those that are left
 // out have the op's default.
@@ -45,7 +48,8 @@ class NormCall {
   // Of the arguments of the op's schema, but for outs.
   NormCall(const OpTable& op, const c10::IValue* arguments);
 
-  void check_out(size_t r, const Argument& out) const;
+  // Outs among the arguments that the call was read from, checked.
+  void read_outs(const c10::IValue* arguments, const at::Tensor** outs) const;
 
   const OpTable& op() const { return op_; }
   const NormOptions& options() const { return options_; }
@@ -67,6 +71,7 @@ class NormCall {
   const at::Tensor& like(size_t r) const;
 
  private:
+  void check_out(size_t r, const Argument& out) const;
   void check_segment(const Segment& segment);
   void read_option(Option option, const c10::IValue& value);
   void read_angles(const Segment& segment);

@@ -126,6 +126,7 @@ LaidOutChannels::LaidOutChannels(const NormCall& call, const at::Tensor& x, cons
       continue;
     }
     if (layout.line == 0 && t > 0 && strides[t].channel != 1) {  // read by words of a row
+      copied_ = true;
       copies_[t] = tensors[t]->contiguous();
       tensors[t] = &copies_[t];
       strides[t] = strides_of(copies_[t], out);

@@ -19,8 +19,11 @@ struct LaidOutChannels {
   const at::Tensor* out;
   bool fits = false;  // else x and out cannot be addressed so
 
+  bool has_copies() const { return copied_; }
+
  private:
   at::Tensor copies_[kMaxTensors];  // of operands
+  bool copied_ = false;
 };
 
 // Calls `kernel` once, unless there is nothing to do.

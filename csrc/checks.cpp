@@ -353,7 +353,8 @@ void check_no_overlap(const char* op, const Argument& out, const Argument& other
               theirs.end, ") of one storage");
 }
 
-void check_max_dim(const char* op, const Argument& x, bool across_heads, int64_t max_dim) {
+void check_max_dim(const char* op, const Argument& x, bool across_heads, int64_t max_dim,
+                   c10::Device device) {
   const bool of_channels = x.role == Role::channels;
   const int64_t dim =
       x.tensor->size(of_channels ? 1 : -1) * (across_heads ? x.tensor->size(-2) : 1);
@@ -361,13 +362,14 @@ void check_max_dim(const char* op, const Argument& x, bool across_heads, int64_t
               across_heads  ? " must have heads of together at most "
               : of_channels ? " must have a dimension 1 of at most "
                             : " must have a last dimension of at most ",
-              max_dim, " on ", x.tensor->device(), ", got ", dim);
+              max_dim, " on ", device, ", got ", dim);
 }
 
-void check_max_top_k(const char* op, const Argument& experts, int64_t max_top_k) {
+void check_max_top_k(const char* op, const Argument& experts, int64_t max_top_k,
+                     c10::Device device) {
   TORCH_CHECK(experts.tensor->size(-2) <= max_top_k, op, ": ", experts.name,
-              " must have a top_k dimension of at most ", max_top_k, " on ",
-              experts.tensor->device(), ", got ", experts.tensor->size(-2));
+              " must have a top_k dimension of at most ", max_top_k, " on ", device, ", got ",
+              experts.tensor->size(-2));
 }
 
 uint32_t parse_choice(const char* op, Choice which, std::string_view value) {

@@ -57,8 +57,10 @@ void check_group_size(const char* op, int64_t group_size, const Argument& x);
 void check_no_overlap(const char* op, const Argument& out, const Argument& other, bool allow_same);
 
 // No longer than the kernels of a device can count.
-void check_max_dim(const char* op, const Argument& x, bool across_heads, int64_t max_dim);
-void check_max_top_k(const char* op, const Argument& experts, int64_t max_top_k);
+void check_max_dim(const char* op, const Argument& x, bool across_heads, int64_t max_dim,
+                   c10::Device device);
+void check_max_top_k(const char* op, const Argument& experts, int64_t max_top_k,
+                     c10::Device device);
 
 // A choice by the name of its value.
 uint32_t parse_choice(const char* op, Choice which, std::string_view value);

@@ -8,6 +8,7 @@
 #include <tuple>
 #include <vector>
 
+#include "dispatch/boxed.h"
 #include "record.h"
 
 namespace mlxnorm {
@@ -62,31 +63,37 @@ std::string arguments_of(const OpTable& op) {
 void define(torch::Library& m, const OpTable& op) {
   const std::vector<at::Tag> tags = {at::Tag::pt2_compliant_tag};
   const std::string name = op_name(op.op), arguments = arguments_of(op);
-  std::string returned, outs;
+  std::string returned, outs, examples;
   char alias = 'a';
   for (const ResultSpec& result : op.results) {
     returned += returned.empty() ? "Tensor" : ", Tensor";
     outs += std::string(", Tensor(") + alias++ + "!) " + result.name;
+    examples += std::string(", Tensor ") + result.name;
   }
   if (op.results.size() > 1) {
     returned = "(" + returned + ")";
   }
   m.def((name + "(" + arguments + ") -> " + returned).c_str(), tags);
   m.def((name + ".out(" + arguments + outs + ") -> ()").c_str(), tags);
+  // Behind torch_mlxnorm.prebake (record.h).
+  m.def(("_bake_" + name + "(" + arguments + examples +
+         ", Device device) -> __torch__.torch.classes.mlxnorm.Record")
+            .c_str());
+}
+
+void refuse_to_bake(const c10::OperatorHandle& /*op*/, c10::DispatchKeySet /*keys*/,
+                    torch::jit::Stack* stack) {
+  TORCH_CHECK_NOT_IMPLEMENTED(false, "mlxnorm::prebake: device must be cpu or mps, got ",
+                              stack->back().toDevice());
 }
 
 }  // namespace
 
 TORCH_LIBRARY(mlxnorm, m) {
+  m.class_<Record>("Record");
   for (const OpTable& op : kOps) {
     define(m, op);
   }
-  m.class_<RmsNormRecord>("RmsNormRecord");
-  // Behind torch_mlxnorm.RmsNormRecord, for tensors like this one.
-  m.def(
-      "_bake_rms_norm(Tensor like, ScalarType dtype, int rows, int dim, ScalarType? weight_dtype, "
-      "float? eps, float weight_offset, str casting_mode) "
-      "-> __torch__.torch.classes.mlxnorm.RmsNormRecord");
   // Behind torch_mlxnorm/pipelines.py. Of `like` its dtype and device count, of the op's tensors
   // their dtypes, and whether they have one element; of the options, those that are choices.
   m.def(
@@ -97,12 +104,9 @@ TORCH_LIBRARY(mlxnorm, m) {
 
 // Devices without records, and those that compile nothing at run time.
 TORCH_LIBRARY_IMPL(mlxnorm, CompositeExplicitAutograd, m) {
-  m.impl("_bake_rms_norm",
-         [](const at::Tensor& like, at::ScalarType, int64_t, int64_t, std::optional<at::ScalarType>,
-            std::optional<double>, double, std::string_view) -> RecordPointer {
-           TORCH_CHECK_NOT_IMPLEMENTED(
-               false, "mlxnorm::RmsNormRecord: device must be cpu or mps, got ", like.device());
-         });
+  for (const OpTable& op : kOps) {
+    register_functional<refuse_to_bake>(m, std::string("_bake_") + op_name(op.op));
+  }
   m.impl("_warm_up", [](const at::Tensor&, std::string_view op, int64_t,
                         const c10::List<std::optional<at::Tensor>>&, const c10::List<bool>&, bool,
                         const c10::Dict<std::string, std::string>& choices) {

@@ -2,141 +2,191 @@
 
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/core/GradMode.h>
+#include <c10/core/TensorOptions.h>
 
-#include <string>
-
+#include "channel_layout.h"
 #include "versions.h"
 
 namespace mlxnorm {
 namespace {
 
-constexpr const char* kName = "mlxnorm::RmsNormRecord";
-constexpr size_t kX = number_of<ops::rms_norm>("x"), kWeight = number_of<ops::rms_norm>("weight"),
-                 kBias = number_of<ops::rms_norm>("bias");
-
 std::string dtype_name(at::ScalarType type) {
   return std::string(c10::getDtypeNames(type).first);
 }
 
-// Without the dispatcher nobody unwraps subclasses, functorch's tensors or lazy negations.
-bool needs_no_dispatch(const at::Tensor& tensor) {
-  using c10::DispatchKeySet;
-  const DispatchKeySet keys = tensor.key_set();
-  const DispatchKeySet dense =
-      DispatchKeySet(c10::DispatchKey::Dense) | DispatchKeySet(keys.highestBackendKey());
-  return keys - c10::autograd_dispatch_keyset_with_ADInplaceOrView -
-             c10::autocast_dispatch_keyset ==
-         dense;
+c10::DispatchKeySet backend_of(c10::Device device) {
+  return c10::DispatchKeySet(
+      c10::computeDispatchKey(/*dtype=*/std::nullopt, /*layout=*/std::nullopt, device));
 }
 
-bool has_tangent(const at::Tensor& tensor) {
-  return tensor._fw_grad(/*level=*/0).defined();
+// Without the dispatcher nobody unwraps subclasses, functorch's tensors or lazy negations.
+c10::DispatchKeySet keys_that_count(const at::Tensor& tensor) {
+  return tensor.key_set() - c10::autograd_dispatch_keyset_with_ADInplaceOrView -
+         c10::autocast_dispatch_keyset;
+}
+
+const c10::StorageImpl* storage_of(const at::Tensor& tensor) {
+  return tensor.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl();
 }
 
 }  // namespace
 
-NormLayout RmsNormRecord::Spec::layout() const {
-  NormLayout result{};
-  result.dtype = dtype_of(dtype);
-  result.rows = rows;
-  result.dim = dim;
-  result.tensors[kX] = result.results[0] = evenly_spaced(dim);
-  result.tensor_types = pack_tensor_type(kX, tensor_type_of(result.dtype));
-  result.tensors[kWeight] = result.tensors[kBias] = evenly_spaced(0);
-  if (weight_dtype.has_value()) {
-    result.tensor_types |= pack_tensor_type(kWeight, tensor_type_of(dtype_of(*weight_dtype)));
+Record::Record(const NormCall& call, const at::Tensor* const* outs, c10::Device device)
+    : op_(call.op()),
+      name_(std::string(op_.name) + " record"),
+      device_(device),
+      keys_(backend_of(device)),
+      options_(call.options()) {
+  for (size_t t = 0; t < op_.tensors.size(); ++t) {
+    tensors_[t].name = op_.tensors[t].name;
+    if (call.tensor(t)) {
+      tensors_[t] = operand(call.tensor(t), call.across_heads());
+    }
   }
-  result.result_types = result_types(table_of(Op::rms_norm), result.tensor_types);
+  for (size_t r = 0; r < op_.results.size(); ++r) {
+    const Role role = has_channels(op_) ? Role::channels : Role::input;
+    outs_[r] = operand({op_.results[r].name, *outs[r], role}, call.across_heads());
+  }
+  bake_parts(call, outs);
+}
+
+Record::Operand Record::operand(const Argument& argument, bool across_heads) const {
+  const at::Tensor& t = *argument.tensor;
+  Operand result{argument.name, /*given=*/true, t.scalar_type()};
+  result.sizes.assign(t.sizes().begin(), t.sizes().end());
+  result.strides.assign(t.strides().begin(), t.strides().end());
+  result.kept = row_dimensions(argument.role);
+  if (has_channels(op_)) {
+    result.kept = t.dim();
+  } else if (across_heads && (argument.role == Role::input || argument.role == Role::angles)) {
+    result.kept = 2;
+  }
+  result.kept = std::min(result.kept, t.dim());
   return result;
 }
 
-RmsNormRecord::RmsNormRecord(const Spec& spec) : spec_(spec) {
-  const auto check_dtype = [](const char* name, at::ScalarType type) {
-    TORCH_CHECK_TYPE(is_supported(type), kName, ": ", name,
-                     " must be float32, float16 or bfloat16, got ", dtype_name(type));
-  };
-  check_dtype("dtype", spec.dtype);
-  if (spec.weight_dtype.has_value()) {
-    check_dtype("weight_dtype", *spec.weight_dtype);
+void Record::bake_parts(const NormCall& call, const at::Tensor* const* outs) {
+  for (size_t s = 0; s < op_.segment_count; ++s) {
+    const Segment& segment = op_.segments[s];
+    if (call.like(segment.first_result).numel() == 0) {
+      continue;
+    }
+    if (has_channels(op_)) {
+      const LaidOutChannels laid_out(call, *call.first().tensor, *outs[0]);
+      TORCH_CHECK(laid_out.fits, name_,
+                  ": x and out would be copied at every call; make them "
+                  "contiguous, or channels-last, got strides ",
+                  call.first().tensor->strides(), " and ", outs[0]->strides(), " for shape ",
+                  outs[0]->sizes());
+      check_copies(call, laid_out.tensors, segment, laid_out.has_copies());
+      parts_.push_back({&segment, laid_out.layout});
+    } else {
+      const LaidOutCall laid_out(call, outs, s);
+      check_copies(call, laid_out.tensors, segment, laid_out.has_copies());
+      parts_.push_back({&segment, laid_out.layout});
+    }
   }
-  TORCH_CHECK_VALUE(spec.rows >= 1 && spec.dim >= 1, kName,
-                    ": rows and dim must be at least 1, got ", spec.rows, " and ", spec.dim);
-  // What a process can address. Nothing that is computed from the sizes overflows below it.
-  constexpr int64_t kMaxBytes = int64_t(1) << 47;
-  const int64_t most = kMaxBytes / int64_t(c10::elementSize(spec.dtype));
-  TORCH_CHECK_VALUE(spec.dim <= most && spec.rows <= most / spec.dim, kName,
-                    ": rows and dim must make a tensor of at most 2^47 bytes, got ", spec.rows,
-                    " and ", spec.dim);
 }
 
-void RmsNormRecord::check_rows(const Argument& argument) const {
-  const at::Tensor& t = *argument.tensor;
-  TORCH_CHECK_TYPE(t.scalar_type() == spec_.dtype, kName, ": ", argument.name, " must be ",
-                   dtype_name(spec_.dtype), " as baked, got ", dtype_name(t.scalar_type()));
-  TORCH_CHECK(t.device() == spec_.device, kName, ": ", argument.name, " must be on ", spec_.device,
-              " as baked, got ", t.device());
-  TORCH_CHECK(needs_no_dispatch(t), kName, ": ", argument.name, " must be a plain tensor, got ",
-              t.toString());
-  TORCH_CHECK(t.dim() >= 1 && t.size(-1) == spec_.dim && t.numel() == spec_.rows * spec_.dim, kName,
-              ": ", argument.name, " must have ", spec_.rows, " rows of ", spec_.dim,
-              " elements as baked, got shape ", t.sizes());
-  TORCH_CHECK(t.is_contiguous(), kName, ": ", argument.name, " must be contiguous, got strides ",
-              t.strides(), " for shape ", t.sizes());
+void Record::check_copies(const NormCall& call, const TensorPointers& tensors,
+                          const Segment& segment, bool copied) const {
+  for (size_t i = 0; copied && i < segment.count; ++i) {
+    const Argument& argument = call.tensor(segment, i);
+    TORCH_CHECK(tensors[i] == nullptr || tensors[i] == argument.tensor, name_, ": ", argument.name,
+                " would be copied at every call; make it contiguous, got strides ",
+                argument.tensor->strides(), " for shape ", argument.tensor->sizes());
+  }
 }
 
-void RmsNormRecord::check_weight(const OptionalTensor& weight) const {
-  TORCH_CHECK(weight.has_value() == spec_.weight_dtype.has_value(), kName, ": weight must be ",
-              spec_.weight_dtype.has_value() ? "a tensor" : "None", " as baked, got ",
-              weight.has_value() ? "a tensor" : "None");
-  if (!weight.has_value()) {
+bool Record::fits(const Operand& operand, const at::Tensor& tensor) const {
+  return tensor.scalar_type() == operand.dtype && tensor.device() == device_ &&
+         keys_that_count(tensor) == keys_ && tensor.sizes() == operand.sizes &&
+         tensor.strides() == operand.strides;
+}
+
+void Record::check_fit(const Operand& operand, const at::Tensor* tensor) const {
+  TORCH_CHECK((tensor != nullptr) == operand.given, name_, ": ", operand.name, " must be ",
+              operand.given ? "a tensor" : "None", " as baked, got ",
+              tensor != nullptr ? "a tensor" : "None");
+  if (tensor == nullptr || fits(operand, *tensor)) {
     return;
   }
-  TORCH_CHECK_TYPE(weight->scalar_type() == *spec_.weight_dtype, kName, ": weight must be ",
-                   dtype_name(*spec_.weight_dtype), " as baked, got ",
-                   dtype_name(weight->scalar_type()));
-  TORCH_CHECK(weight->device() == spec_.device, kName, ": weight must be on ", spec_.device,
-              " as baked, got ", weight->device());
-  TORCH_CHECK(needs_no_dispatch(*weight), kName, ": weight must be a plain tensor, got ",
-              weight->toString());
-  TORCH_CHECK(weight->dim() == 1 && weight->size(0) == spec_.dim && weight->is_contiguous(), kName,
-              ": weight must be contiguous with shape [", spec_.dim, "], got shape ",
-              weight->sizes(), " and strides ", weight->strides());
-}
-
-void RmsNormRecord::operator()(const at::Tensor& x, const OptionalTensor& weight,
-                               const at::Tensor& out) const {
-  check_rows({"x", x});
-  check_weight(weight);
-  check_rows({"out", out});
-  check_no_overlap(kName, {"out", out}, {"x", x}, /*allow_same=*/true);
-  if (weight.has_value()) {
-    check_no_overlap(kName, {"out", out}, {"weight", *weight}, /*allow_same=*/false);
+  const at::Tensor& t = *tensor;
+  TORCH_CHECK_TYPE(t.scalar_type() == operand.dtype, name_, ": ", operand.name, " must be ",
+                   dtype_name(operand.dtype), " as baked, got ", dtype_name(t.scalar_type()));
+  TORCH_CHECK(t.device() == device_, name_, ": ", operand.name, " must be on ", device_,
+              " as baked, got ", t.device());
+  TORCH_CHECK(keys_that_count(t) == keys_, name_, ": ", operand.name,
+              " must be a plain tensor, got ", t.toString());
+  if (lie_alike(operand.sizes, operand.strides, t.sizes(), t.strides(), operand.kept)) {
+    return;
   }
-  TORCH_CHECK(!c10::GradMode::is_enabled() || !(x.requires_grad() || out.requires_grad() ||
-                                                (weight.has_value() && weight->requires_grad())),
-              kName,
-              ": inference only, but an argument requires grad; call it under "
-              "torch.no_grad()");
-  TORCH_CHECK_NOT_IMPLEMENTED(
-      !has_tangent(x) && !has_tangent(out) && !(weight.has_value() && has_tangent(*weight)), kName,
-      ": inference only, it has no forward-mode derivative, but an argument has a tangent");
-  check_may_be_written(kName, "out", out);
-  TensorPointers tensors{};
-  tensors[kX] = &x;
-  tensors[kWeight] = weight.has_value() ? &*weight : nullptr;
-  run(tensors, out);
-  bump_version(out);
+  TORCH_CHECK(t.sizes() == operand.sizes, name_, ": ", operand.name, " must have shape ",
+              at::IntArrayRef(operand.sizes), " as baked, got ", t.sizes());
+  TORCH_CHECK(false, name_, ": ", operand.name, " must have strides ",
+              at::IntArrayRef(operand.strides), " as baked, got ", t.strides(), " for shape ",
+              t.sizes());
 }
 
-RecordPointer bake(const at::Tensor& like, at::ScalarType dtype, int64_t rows, int64_t dim,
-                   std::optional<at::ScalarType> weight_dtype, std::optional<double> eps,
-                   double weight_offset, std::string_view casting_mode) {
-  using Bake =
-      RecordPointer(const at::Tensor&, at::ScalarType, int64_t, int64_t,
-                    std::optional<at::ScalarType>, std::optional<double>, double, std::string_view);
-  static const auto op =
-      c10::Dispatcher::singleton().findSchemaOrThrow("mlxnorm::_bake_rms_norm", "").typed<Bake>();
-  return op.call(like, dtype, rows, dim, weight_dtype, eps, weight_offset, casting_mode);
+void Record::check_derivatives(const Operand& operand, const at::Tensor& tensor) const {
+  if (tensor.unsafeGetTensorImpl()->autograd_meta() == nullptr) {
+    return;
+  }
+  TORCH_CHECK(!c10::GradMode::is_enabled() || !tensor.requires_grad(), name_,
+              ": inference only, but ", operand.name,
+              " requires grad; call it under torch.no_grad()");
+  TORCH_CHECK_NOT_IMPLEMENTED(!tensor._fw_grad(/*level=*/0).defined(), name_,
+                              ": inference only, it has no forward-mode derivative, but ",
+                              operand.name, " has a tangent");
+}
+
+void Record::check_overlaps(const Call& call, size_t r) const {
+  const at::Tensor& out = *call.outs[r];
+  const c10::StorageImpl* const storage = storage_of(out);
+  for (size_t t = 0; t < op_.tensors.size(); ++t) {
+    if (call.tensors[t] != nullptr && storage_of(*call.tensors[t]) == storage) {
+      check_no_overlap(name(), {outs_[r].name, out}, {tensors_[t].name, *call.tensors[t]},
+                       may_be_same(op_, r, t));
+    }
+  }
+  for (size_t other = 0; other < r; ++other) {
+    if (storage_of(*call.outs[other]) == storage) {
+      check_no_overlap(name(), {outs_[r].name, out}, {outs_[other].name, *call.outs[other]},
+                       /*allow_same=*/false);
+    }
+  }
+}
+
+void Record::check(const Call& call) const {
+  for (size_t t = 0; t < op_.tensors.size(); ++t) {
+    check_fit(tensors_[t], call.tensors[t]);
+    if (call.tensors[t] != nullptr) {
+      check_derivatives(tensors_[t], *call.tensors[t]);
+    }
+  }
+  for (size_t r = 0; r < op_.results.size(); ++r) {
+    check_fit(outs_[r], call.outs[r]);
+    check_derivatives(outs_[r], *call.outs[r]);
+    check_may_be_written(name(), outs_[r].name, *call.outs[r]);
+    check_overlaps(call, r);
+  }
+}
+
+void Record::run(std::span<const Call> calls) {
+  for (const Call& call : calls) {
+    call.record->check(call);
+  }
+  calls.front().record->run_checked(calls);
+  for (const Call& call : calls) {
+    for (size_t r = 0; r < call.record->op_.results.size(); ++r) {
+      bump_version(*call.outs[r]);
+    }
+  }
+}
+
+RecordPointer bake(const c10::OperatorHandle& op, torch::jit::Stack arguments) {
+  op.redispatchBoxed(backend_of(arguments.back().toDevice()), &arguments);
+  return arguments.back().toCustomClass<Record>();
 }
 
 }  // namespace mlxnorm

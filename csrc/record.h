@@ -1,74 +1,101 @@
-// A prebaked rms_norm: kernel, geometry and pipeline chosen once, for calls that differ in their
-// tensors alone.
+// A prebaked call of an op: kernels, geometry and pipelines chosen once, for calls that differ in
+// the addresses of their tensors alone.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 #include <torch/custom_class.h>
 
-#include <optional>
+#include <span>
 #include <string>
-#include <string_view>
 
 #include "call.h"
 #include "row_layout.h"
 
 namespace mlxnorm {
 
-class RmsNormRecord : public torch::CustomClassHolder {
+class Record : public torch::CustomClassHolder {
  public:
-  // What a call has to bring. Tensors are contiguous.
-  struct Spec {
-    at::ScalarType dtype;
-    at::Device device;
-    int64_t rows;
-    int64_t dim;
-    std::optional<at::ScalarType> weight_dtype;  // none: no weight
-    NormOptions options;
-
-    NormLayout layout() const;
+  // One of several that follow each other. Borrows everything.
+  struct Call {
+    const Record* record;
+    TensorPointers tensors{};  // by the numbers of the op's table
+    const at::Tensor* outs[kMaxResults] = {};
   };
 
-  // Refuses what no tensor can be.
-  explicit RmsNormRecord(const Spec& spec);
+  const OpTable& op() const { return op_; }
+  c10::Device device() const { return device_; }
+  const char* name() const { return name_.c_str(); }  // that errors begin with
 
-  // Refuses tensors that do not fit.
-  void operator()(const at::Tensor& x, const OptionalTensor& weight, const at::Tensor& out) const;
+  // Refuses them all before it runs one. Records are of one device.
+  static void run(std::span<const Call> calls);
+
+ protected:
+  // Of a call with tensors that lie as those of the calls to come, on any device.
+  Record(const NormCall& call, const at::Tensor* const* outs, c10::Device device);
+
+  // A segment with rows, none of whose tensors has to be copied.
+  struct Part {
+    const Segment* segment;
+    NormLayout layout;
+  };
+  using Parts = c10::SmallVector<Part, 1>;
+  const Parts& parts() const { return parts_; }
+  const NormOptions& options() const { return options_; }
 
  private:
-  // Tensors by the numbers of the op's table.
-  virtual void run(const TensorPointers& tensors, const at::Tensor& out) const = 0;
+  // What a tensor has to be.
+  struct Operand {
+    const char* name = nullptr;
+    bool given = false;
+    at::ScalarType dtype = at::kFloat;
+    c10::DimVector sizes, strides;
+    int64_t kept = 1;  // dimensions of a row
+  };
 
-  void check_rows(const Argument& argument) const;
-  void check_weight(const OptionalTensor& weight) const;
+  // Calls of records of this device, checked.
+  virtual void run_checked(std::span<const Call> calls) const = 0;
 
-  Spec spec_;
+  Operand operand(const Argument& argument, bool across_heads) const;
+  void bake_parts(const NormCall& call, const at::Tensor* const* outs);
+  void check_copies(const NormCall& call, const TensorPointers& tensors, const Segment& segment,
+                    bool copied) const;
+
+  void check(const Call& call) const;
+  bool fits(const Operand& operand, const at::Tensor& tensor) const;
+  void check_fit(const Operand& operand, const at::Tensor* tensor) const;
+  void check_derivatives(const Operand& operand, const at::Tensor& tensor) const;
+  void check_overlaps(const Call& call, size_t r) const;
+
+  const OpTable& op_;
+  std::string name_;
+  c10::Device device_;
+  c10::DispatchKeySet keys_;  // of a plain tensor there
+  NormOptions options_;
+  Operand tensors_[kMaxTensors], outs_[kMaxResults];
+  Parts parts_;
 };
 
-using RecordPointer = c10::intrusive_ptr<RmsNormRecord>;
+using RecordPointer = c10::intrusive_ptr<Record>;
 
-// `like` says on which device.
-RecordPointer bake(const at::Tensor& like, at::ScalarType dtype, int64_t rows, int64_t dim,
-                   std::optional<at::ScalarType> weight_dtype, std::optional<double> eps,
-                   double weight_offset, std::string_view casting_mode);
-
-// The kernel of mlxnorm::_bake_rms_norm on a device whose record is a `Record`: the dispatcher
-// finds the device. Boxed, because a device may be loaded before the schema's class is known.
-template <typename Record>
-void bake_rms_norm(const c10::OperatorHandle& /*op*/, c10::DispatchKeySet /*keys*/,
-                   torch::jit::Stack* stack) {
-  at::Tensor like;
-  at::ScalarType dtype;
-  int64_t rows, dim;
-  std::optional<at::ScalarType> weight_dtype;
-  std::optional<double> eps;
-  double weight_offset;
-  std::string casting_mode;
-  torch::jit::pop(*stack, like, dtype, rows, dim, weight_dtype, eps, weight_offset, casting_mode);
-  const NormOptions options =
-      make_options(qualified_name(Op::rms_norm), eps, weight_offset, casting_mode);
-  const RecordPointer record = c10::make_intrusive<Record>(
-      RmsNormRecord::Spec{dtype, like.device(), rows, dim, weight_dtype, options});
+// The kernel of mlxnorm::_bake_OP on a device, of the arguments of OP.out and the device: its
+// tensors may be meta tensors.
+template <Op op, typename Device>
+void bake(const c10::OperatorHandle& /*op*/, c10::DispatchKeySet /*keys*/,
+          torch::jit::Stack* stack) {
+  constexpr const OpTable& kTable = table_of(op);
+  constexpr size_t kArguments = argument_of_out(kTable, kTable.results.size()) + 1;
+  const c10::IValue* arguments = stack->data() + stack->size() - kArguments;
+  const c10::Device device = arguments[kArguments - 1].toDevice();
+  const NormCall call(kTable, arguments);
+  const at::Tensor* outs[kMaxResults];
+  call.read_outs(arguments, outs);
+  Device::check_limits(call, device);
+  const RecordPointer record = Device::bake(call, outs, device);
+  torch::jit::drop(*stack, kArguments);
   stack->emplace_back(record);
 }
+
+// By the arguments of mlxnorm::_bake_OP.
+RecordPointer bake(const c10::OperatorHandle& op, torch::jit::Stack arguments);
 
 }  // namespace mlxnorm

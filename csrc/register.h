@@ -1,9 +1,11 @@
 // The functional and the `.out` kernel of every op on a device.
 //
 // A Device has
-//   check_limits(call)  refuses what only this device cannot do
-//   empty(like)         an uninitialised contiguous tensor
-//   run(call, outs)     the op; outs are checked, one for each result
+//   check_limits(call, device)  refuses what only this device cannot do
+//   empty(like)                 an uninitialised contiguous tensor
+//   run(call, outs)             the op; outs are checked, one for each result
+// and, if it has records (record.h),
+//   bake(call, outs, device)    a record of such calls
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -13,6 +15,7 @@
 
 #include "call.h"
 #include "dispatch/boxed.h"
+#include "record.h"
 
 namespace mlxnorm {
 
@@ -24,7 +27,7 @@ void run_functional(const c10::OperatorHandle& /*op*/, c10::DispatchKeySet /*key
   at::Tensor results[kResults];
   {
     const NormCall call(kTable, stack->data() + stack->size() - kArguments);
-    Device::check_limits(call);
+    Device::check_limits(call, call.first().tensor->device());
     const at::Tensor* outs[kResults];
     for (size_t r = 0; r < kResults; ++r) {
       // Memory of channels stays in the format that it has.
@@ -48,16 +51,8 @@ void run_out(const c10::OperatorHandle& /*op*/, c10::DispatchKeySet /*keys*/,
   const c10::IValue* arguments = stack->data() + stack->size() - kArguments;
   const NormCall call(kTable, arguments);
   const at::Tensor* outs[kResults];
-  for (size_t r = 0; r < kResults; ++r) {
-    outs[r] = &arguments[argument_of_out(kTable, r)].toTensor();
-    const Argument out(kTable.results[r].name, *outs[r]);
-    call.check_out(r, out);
-    for (size_t other = 0; other < r; ++other) {
-      check_no_overlap(kTable.name, out, {kTable.results[other].name, *outs[other]},
-                       /*allow_same=*/false);
-    }
-  }
-  Device::check_limits(call);
+  call.read_outs(arguments, outs);
+  Device::check_limits(call, call.first().tensor->device());
   Device::run(call, outs);
   torch::jit::drop(*stack, kArguments);
 }
@@ -67,6 +62,13 @@ void register_kernels(torch::Library& m) {
 #define MLXNORM_REGISTER(op)                                   \
   register_functional<run_functional<Op::op, Device>>(m, #op); \
   register_out<run_out<Op::op, Device>>(m, #op);
+  MLXNORM_FOR_EACH_OP(MLXNORM_REGISTER)
+#undef MLXNORM_REGISTER
+}
+
+template <typename Device>
+void register_records(torch::Library& m) {
+#define MLXNORM_REGISTER(op) register_functional<bake<Op::op, Device>>(m, "_bake_" #op);
   MLXNORM_FOR_EACH_OP(MLXNORM_REGISTER)
 #undef MLXNORM_REGISTER
 }

@@ -49,6 +49,15 @@ DType dtype_of(at::ScalarType type) {
   }
 }
 
+void select_tensors(const Segment& segment, const NormLayout& layout, const TensorPointers& all,
+                    TensorPointers& selected) {
+  for (size_t i = 0; i < segment.count; ++i) {
+    if (tensor_type(layout.tensor_types, int(i)) != kAbsent) {
+      selected[i] = all[segment.tensors[i]];
+    }
+  }
+}
+
 LaidOutCall::LaidOutCall(const NormCall& call, const at::Tensor* const* outs, size_t s) {
   const Segment& segment = call.op().segments[s];
   const at::Tensor& like = call.like(segment.first_result);

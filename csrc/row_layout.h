@@ -14,6 +14,10 @@ DType dtype_of(at::ScalarType type);
 // By number; null where there is none.
 using TensorPointers = const at::Tensor* [kMaxTensors];
 
+// Those of a segment that its layout has, by its own numbers.
+void select_tensors(const Segment& segment, const NormLayout& layout, const TensorPointers& all,
+                    TensorPointers& selected);
+
 // One segment of a call, of which it numbers the tensors and results. Borrows what the call
 // borrows; outs are those of all segments.
 struct LaidOutCall {

@@ -43,6 +43,38 @@ std::optional<RowLayout> folded(at::IntArrayRef sizes, at::IntArrayRef strides, 
   return RowLayout{stride[2], stride[1], stride[0], uint32_t(size[1]), uint32_t(size[0])};
 }
 
+namespace {
+
+using Steps = c10::SmallVector<std::pair<int64_t, int64_t>, 6>;  // sizes and strides
+
+// Innermost first. Leading dimensions of one element are left out, those that step evenly are one.
+Steps steps_of(at::IntArrayRef sizes, at::IntArrayRef strides, int64_t kept) {
+  Steps steps;
+  const int64_t leading = int64_t(sizes.size()) - kept;
+  for (int64_t i = int64_t(sizes.size()) - 1; i >= 0; --i) {
+    if (i >= leading) {
+      steps.emplace_back(sizes[i], sizes[i] == 1 ? 0 : strides[i]);
+    } else if (sizes[i] != 1) {
+      const bool evenly =
+          int64_t(steps.size()) > kept && strides[i] == steps.back().first * steps.back().second;
+      if (evenly) {
+        steps.back().first *= sizes[i];
+      } else {
+        steps.emplace_back(sizes[i], strides[i]);
+      }
+    }
+  }
+  return steps;
+}
+
+}  // namespace
+
+bool lie_alike(at::IntArrayRef sizes, at::IntArrayRef strides, at::IntArrayRef other_sizes,
+               at::IntArrayRef other_strides, int64_t kept) {
+  return int64_t(std::min(sizes.size(), other_sizes.size())) >= kept &&
+         steps_of(sizes, strides, kept) == steps_of(other_sizes, other_strides, kept);
+}
+
 Footprint::Footprint(const at::Tensor& tensor)
     : begin(tensor.storage_offset() * tensor.element_size()),
       end(begin + tensor.element_size()),

@@ -22,6 +22,11 @@ struct Groups {
 // None if that leaves more than three.
 std::optional<RowLayout> folded(at::IntArrayRef sizes, at::IntArrayRef strides, Groups groups);
 
+// Do sizes and strides give the same rows at the same steps, however many leading dimensions count
+// them? The last `kept` dimensions are a row's.
+bool lie_alike(at::IntArrayRef sizes, at::IntArrayRef strides, at::IntArrayRef other_sizes,
+               at::IntArrayRef other_strides, int64_t kept);
+
 // Are the last two dimensions, of which the last has stride 1, neighbours in memory?
 inline bool heads_are_one_row(const at::Tensor& tensor) {
   return tensor.size(-2) == 1 || tensor.stride(-2) == tensor.size(-1);

@@ -70,15 +70,15 @@ struct NormOptions {
 // Where the tensors of a call lie in memory, and of which type they are, but for their addresses.
 // Tensors and results are numbered as in the op's table.
 struct NormLayout {
-  DType dtype;   // of inputs, and of results but for those like a residual
-  int64_t rows;  // of every result
-  int64_t dim;
-  int64_t heads = 1;          // that a row consists of
-  int64_t rotated = 0;        // elements, the first ones of a head
-  int64_t top_k = 0;          // of experts, if there are some
+  DType dtype;                // of inputs, and of results but for those like a residual
   uint32_t tensor_types = 0;  // see tensor_type
   uint32_t result_types = 0;
   uint32_t scalars = 0;  // a bit for each tensor that has one element for all
+  int64_t rows;          // of every result
+  int64_t dim;
+  int64_t heads = 1;    // that a row consists of
+  int64_t rotated = 0;  // elements, the first ones of a head
+  int64_t top_k = 0;    // of experts, if there are some
   RowLayout tensors[kMaxTensors];
   RowLayout results[kMaxResults];
   int64_t steps[kMaxTensors] =

@@ -358,6 +358,17 @@ class Call:
         assert result is given
         return tuple(out)
 
+    def prebaked(self, out: Sequence[Tensor] | None = None) -> torch_mlxnorm.Record:
+        """A record of such calls."""
+        written = None if out is None else tuple(self.given_outs(out).values())
+        tensors = self.given().values()
+        return torch_mlxnorm.prebake(self.op.name, *tensors, **self.options, out=written)
+
+    def by(self, record: torch_mlxnorm.Record, out: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        outs = tuple(self.given_outs(out).values())
+        assert record(*self.given().values(), out=outs if len(outs) > 1 else outs[0]) is None
+        return tuple(out)
+
     def given(self) -> dict[str, Tensor | None]:
         """The tensors as the op takes them."""
         return given_to(self.op, self.tensors)

@@ -34,17 +34,19 @@ from torch_mlxnorm.functional import (
 )
 from torch_mlxnorm.modules import ChannelRMSNorm, RMSNorm
 from torch_mlxnorm.pipelines import CompiledKernel, compiled_kernels, warm_up
-from torch_mlxnorm.record import RmsNormRecord
+from torch_mlxnorm.record import Chain, Record, RmsNormRecord, prebake, prebake_chain
 
 __all__ = [
     "Activation",
     "CastingMode",
+    "Chain",
     "ChannelForm",
     "ChannelRMSNorm",
     "CompiledKernel",
     "GateActivation",
     "Modulation",
     "RMSNorm",
+    "Record",
     "RmsNormRecord",
     "RopeRounding",
     "__version__",
@@ -55,6 +57,8 @@ __all__ = [
     "fused_post_attn_triple_norm",
     "fused_post_ff_norm2_endlayer",
     "gated_rms_norm",
+    "prebake",
+    "prebake_chain",
     "qk_norm_rope",
     "qkv_norm_rope",
     "rms_norm",

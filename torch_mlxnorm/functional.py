@@ -42,6 +42,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from torch_mlxnorm import _C
+
 Activation = Literal["none", "silu", "gelu_tanh", "sigmoid"]
 CastingMode = Literal["gemma", "llama"]
 Modulation = Literal["steps", "addcmul", "once"]
@@ -50,95 +52,30 @@ GateActivation = Literal["none", "tanh", "sigmoid"]
 ChannelForm = Literal["normalize", "normalize_float32", "rms", "rms_steps"]
 
 
-def _options(
-    weight_offset: float,
-    casting_mode: CastingMode,
-    round_intermediates: bool = False,
-    *,
-    activation: Activation = "none",
-    scale: Tensor | None = None,
-    scale_offset: float = 1.0,
-    modulation: Modulation = "steps",
-    norm_before_gate: bool = False,
-    group_size: int = 0,
-    interleaved: bool = False,
-    full_tables: bool = False,
-    across_heads: bool = False,
-    rope_rounding: RopeRounding = "once",
-    bias: Tensor | None = None,
-) -> dict[str, Any]:
-    """What differs from the defaults. A keyword argument costs the dispatcher as much time as the
-    norm of a short row."""
-    options: dict[str, Any] = {}
-    if weight_offset != 0.0:
-        options["weight_offset"] = weight_offset
-    if casting_mode != "gemma":
-        options["casting_mode"] = casting_mode
-    if round_intermediates:
-        options["round_intermediates"] = round_intermediates
-    if activation != "none":
-        options["activation"] = activation
-    if scale is not None:
-        options["scale"] = scale
-    if scale_offset != 1.0:
-        options["scale_offset"] = scale_offset
-    if modulation != "steps":
-        options["modulation"] = modulation
-    if norm_before_gate:
-        options["norm_before_gate"] = norm_before_gate
-    if group_size != 0:
-        options["group_size"] = group_size
-    if interleaved:
-        options["interleaved"] = True
-    if full_tables:
-        options["full_tables"] = True
-    if across_heads:
-        options["across_heads"] = True
-    if rope_rounding != "once":
-        options["rope_rounding"] = rope_rounding
-    if bias is not None:
-        options["bias"] = bias
-    return options
+# False but for Dynamo, which cannot look into C++ and is given the operator in Python.
+_is_traced = torch.compiler.is_dynamo_compiling
 
 
-def _add_extras(
-    options: dict[str, Any],
-    gate: Tensor | None,
-    gate_activation: GateActivation,
-    alpha: float,
-    beta: float,
-    next_scale: Tensor | None = None,
-    next_shift: Tensor | None = None,
-    next_scale_offset: float = 1.0,
-) -> None:
-    """What residual ops have beside, where it differs from the defaults."""
-    if gate is not None:
-        options["gate"] = gate
-    if gate_activation != "none":
-        options["gate_activation"] = gate_activation
-    if alpha != 1.0:
-        options["alpha"] = alpha
-    if beta != 1.0:
-        options["beta"] = beta
-    if next_scale is not None:
-        options["next_scale"] = next_scale
-    if next_shift is not None:
-        options["next_shift"] = next_shift
-    if next_scale_offset != 1.0:
-        options["next_scale_offset"] = next_scale_offset
-
-
-def _bind(name: str) -> Callable[[tuple[Any, ...], dict[str, Any], Any], Any]:
-    """Both overloads of an operator, looked up once, as ``run(arguments, options, out)``, which
-    adds the out arguments to ``options``."""
+def _bind(name: str) -> Callable[..., Any]:
+    """An operator as ``run(*arguments, out)``, of all arguments in the order of its schema."""
     packet = getattr(torch.ops.mlxnorm, name)
     functional, write = packet.default, packet.out
+    arguments = functional._schema.arguments
+    positional = sum(not argument.kwarg_only for argument in arguments)
+    keywords = [(a.name, a.default_value) for a in arguments if a.kwarg_only]
     results = [argument.name for argument in write._schema.arguments if argument.is_out]
     count = len(results)
 
-    def run(arguments: tuple[Any, ...], options: dict[str, Any], out: Any) -> Any:
+    def run_in_python(*given: Any) -> Any:
+        """By ``torch.ops``, for whoever wants to see that, without what is left at its default."""
+        out = given[-1]
+        options = {
+            key: value
+            for (key, default), value in zip(keywords, given[positional:-1], strict=True)
+            if (value is not None if default is None else value != default)
+        }
         if out is None:
-            return functional(*arguments, **options)
+            return functional(*given[:positional], **options)
         if count == 1:
             options["out"] = out
         elif isinstance(out, (tuple, list)) and len(out) == count:
@@ -152,8 +89,13 @@ def _bind(name: str) -> Callable[[tuple[Any, ...], dict[str, Any], Any], Any]:
                 f"mlxnorm::{name}: out must be a tuple of {count} tensors "
                 f"({', '.join(results)}), got {got}"
             )
-        write(*arguments, **options)
+        write(*given[:positional], **options)
         return out
+
+    run_in_cpp = _C.function(name, run_in_python)
+
+    def run(*given: Any) -> Any:
+        return run_in_python(*given) if _is_traced() else run_in_cpp(*given)
 
     return run
 
@@ -233,8 +175,7 @@ def rms_norm(
     ``dispatch_rms_norm_no_scale_bf16`` and ``dispatch_rms_norm_no_scale_f32`` of mlx-native 0.9.0,
     ``rms_norm.rs``.
     """
-    options = _options(weight_offset, casting_mode, activation=activation, bias=bias)
-    return _rms_norm((x, weight, eps), options, out)
+    return _rms_norm(x, weight, eps, bias, activation, weight_offset, casting_mode, out)
 
 
 def rms_norm_mul(
@@ -277,8 +218,9 @@ def rms_norm_mul(
     a scale of x's shape and dtype. The activations are beyond the source; :func:`gated_rms_norm`
     has those of models, whose gate stays in float32.
     """
-    options = _options(weight_offset, casting_mode, round_intermediates, activation=activation)
-    return _rms_norm_mul((x, weight, scale, eps), options, out)
+    return _rms_norm_mul(
+        x, weight, scale, eps, activation, weight_offset, casting_mode, round_intermediates, out
+    )
 
 
 def rms_norm_modulate(
@@ -321,14 +263,19 @@ def rms_norm_modulate(
 
     Source: beyond mlx-native 0.9.0, which has no op like it.
     """
-    options = _options(
+    return _rms_norm_modulate(
+        x,
+        weight,
+        scale,
+        shift,
+        eps,
+        scale_offset,
+        modulation,
         weight_offset,
         casting_mode,
         round_intermediates,
-        scale_offset=scale_offset,
-        modulation=modulation,
+        out,
     )
-    return _rms_norm_modulate((x, weight, scale, shift, eps), options, out)
 
 
 def gated_rms_norm(
@@ -376,17 +323,20 @@ def gated_rms_norm(
     Source: beyond mlx-native 0.9.0, which has no op like it. The formulas are those of Dao and Gu,
     "Transformers are SSMs", 2024, https://arxiv.org/abs/2405.21060, and of its code.
     """
-    options = _options(
+    return _gated_rms_norm(
+        x,
+        gate,
+        weight,
+        eps,
+        bias,
+        norm_before_gate,
+        group_size,
+        activation,
         weight_offset,
         casting_mode,
         round_intermediates,
-        norm_before_gate=norm_before_gate,
-        group_size=group_size,
-        bias=bias,
+        out,
     )
-    if activation != "silu":
-        options["activation"] = activation
-    return _gated_rms_norm((x, gate, weight, eps), options, out)
 
 
 def channel_rms_norm(
@@ -446,12 +396,7 @@ def channel_rms_norm(
     Source: beyond mlx-native 0.9.0, which has no op like it: the norms of the VAEs of Wan,
     Qwen-Image, HunyuanVideo 1.5 and LTX.
     """
-    options = _options(weight_offset, casting_mode)
-    if form != "normalize":
-        options["form"] = form
-    if silu:
-        options["silu"] = True
-    return _channel_rms_norm((x, gamma, bias, eps), options, out)
+    return _channel_rms_norm(x, gamma, bias, eps, form, silu, weight_offset, casting_mode, out)
 
 
 def rms_norm_rope(
@@ -507,16 +452,21 @@ def rms_norm_rope(
 
     Source: beyond mlx-native 0.9.0, which has no op like it.
     """
-    options = _options(
+    return _rms_norm_rope(
+        x,
+        weight,
+        cos,
+        sin,
+        eps,
+        interleaved,
+        full_tables,
+        across_heads,
+        rope_rounding,
         weight_offset,
         casting_mode,
         round_intermediates,
-        interleaved=interleaved,
-        full_tables=full_tables,
-        across_heads=across_heads,
-        rope_rounding=rope_rounding,
+        out,
     )
-    return _rms_norm_rope((x, weight, cos, sin, eps), options, out)
 
 
 def qk_norm_rope(
@@ -562,16 +512,23 @@ def qk_norm_rope(
 
     Source: beyond mlx-native 0.9.0, which has no op like it.
     """
-    options = _options(
+    return _qk_norm_rope(
+        q,
+        k,
+        q_weight,
+        k_weight,
+        cos,
+        sin,
+        eps,
+        interleaved,
+        full_tables,
+        across_heads,
+        rope_rounding,
         weight_offset,
         casting_mode,
         round_intermediates,
-        interleaved=interleaved,
-        full_tables=full_tables,
-        across_heads=across_heads,
-        rope_rounding=rope_rounding,
+        out,
     )
-    return _qk_norm_rope((q, k, q_weight, k_weight, cos, sin, eps), options, out)
 
 
 def qkv_norm_rope(
@@ -617,16 +574,24 @@ def qkv_norm_rope(
 
     Source: beyond mlx-native 0.9.0, which has no op like it; it serves Gemma 4.
     """
-    options = _options(
+    return _qkv_norm_rope(
+        q,
+        k,
+        v,
+        q_weight,
+        k_weight,
+        cos,
+        sin,
+        eps,
+        interleaved,
+        full_tables,
+        across_heads,
+        rope_rounding,
         weight_offset,
         casting_mode,
         round_intermediates,
-        interleaved=interleaved,
-        full_tables=full_tables,
-        across_heads=across_heads,
-        rope_rounding=rope_rounding,
+        out,
     )
-    return _qkv_norm_rope((q, k, v, q_weight, k_weight, cos, sin, eps), options, out)
 
 
 def rms_norm_triple(
@@ -660,8 +625,7 @@ def rms_norm_triple(
 
     Source: ported from ``dispatch_rms_norm_f32_triple`` of mlx-native 0.9.0, ``rms_norm.rs``.
     """
-    options = _options(weight_offset, casting_mode)
-    return _rms_norm_triple((x, weight_a, weight_b, weight_c, eps), options, out)
+    return _rms_norm_triple(x, weight_a, weight_b, weight_c, eps, weight_offset, casting_mode, out)
 
 
 def add_rms_norm(
@@ -719,11 +683,24 @@ def add_rms_norm(
     Qwen, Mistral and others; Granite and MiniMax with alpha and beta, diffusion transformers with
     gate, next_scale and next_shift.
     """
-    options = _options(weight_offset, casting_mode, round_intermediates, modulation=modulation)
-    _add_extras(
-        options, gate, gate_activation, alpha, beta, next_scale, next_shift, next_scale_offset
+    return _add_rms_norm(
+        x,
+        residual,
+        weight,
+        eps,
+        gate,
+        next_scale,
+        next_shift,
+        gate_activation,
+        alpha,
+        beta,
+        next_scale_offset,
+        modulation,
+        weight_offset,
+        casting_mode,
+        round_intermediates,
+        out,
     )
-    return _add_rms_norm((x, residual, weight, eps), options, out)
 
 
 def rms_norm_add(
@@ -773,9 +750,21 @@ def rms_norm_add(
     Source: beyond ``rms_norm.rs`` of mlx-native 0.9.0; it serves the post-norms of Gemma 2 to 4 and
     OLMo 2, with scale the end of a dense Gemma 4 layer, with gate the blocks of Z-Image.
     """
-    options = _options(weight_offset, casting_mode, round_intermediates, scale=scale)
-    _add_extras(options, gate, gate_activation, alpha, beta)
-    return _rms_norm_add((x, residual, weight, eps), options, out)
+    return _rms_norm_add(
+        x,
+        residual,
+        weight,
+        eps,
+        scale,
+        gate,
+        gate_activation,
+        alpha,
+        beta,
+        weight_offset,
+        casting_mode,
+        round_intermediates,
+        out,
+    )
 
 
 def rms_norm_add_rms_norm(
@@ -835,13 +824,26 @@ def rms_norm_add_rms_norm(
     Source: beyond ``rms_norm.rs`` of mlx-native 0.9.0; it serves Gemma 2, 3 and 4, where a norm of
     the residual stream follows every post-norm, and with gate and next_scale Z-Image.
     """
-    options = _options(
-        weight_offset, casting_mode, round_intermediates, scale=scale, modulation=modulation
+    return _rms_norm_add_rms_norm(
+        x,
+        residual,
+        weight,
+        next_weight,
+        eps,
+        scale,
+        gate,
+        next_scale,
+        next_shift,
+        gate_activation,
+        alpha,
+        beta,
+        next_scale_offset,
+        modulation,
+        weight_offset,
+        casting_mode,
+        round_intermediates,
+        out,
     )
-    _add_extras(
-        options, gate, gate_activation, alpha, beta, next_scale, next_shift, next_scale_offset
-    )
-    return _rms_norm_add_rms_norm((x, residual, weight, next_weight, eps), options, out)
 
 
 def fused_post_attn_triple_norm(
@@ -881,9 +883,18 @@ def fused_post_attn_triple_norm(
     Source: ported from ``dispatch_fused_post_attn_triple_norm_f32`` of mlx-native 0.9.0,
     ``rms_norm.rs``; it serves the MoE layers of Gemma 4.
     """
-    options = _options(weight_offset, casting_mode, round_intermediates)
     return _fused_post_attn_triple_norm(
-        (hidden, attn_out, post_attn_weight, weight_a, weight_b, weight_c, eps), options, out
+        hidden,
+        attn_out,
+        post_attn_weight,
+        weight_a,
+        weight_b,
+        weight_c,
+        eps,
+        weight_offset,
+        casting_mode,
+        round_intermediates,
+        out,
     )
 
 
@@ -926,9 +937,18 @@ def fused_post_ff_norm2_endlayer(
     Source: ported from ``dispatch_fused_post_ff_norm2_endlayer_f32`` of mlx-native 0.9.0,
     ``rms_norm.rs``; it serves the MoE layers of Gemma 4.
     """
-    options = _options(weight_offset, casting_mode, round_intermediates)
     return _fused_post_ff_norm2_endlayer(
-        (attn_out, moe_accum, residual, w2, w3, layer_scalar, eps), options, out
+        attn_out,
+        moe_accum,
+        residual,
+        w2,
+        w3,
+        layer_scalar,
+        eps,
+        weight_offset,
+        casting_mode,
+        round_intermediates,
+        out,
     )
 
 
@@ -975,9 +995,17 @@ def fused_moe_wsum_post_ff_norm2_endlayer(
     Source: ported from ``dispatch_fused_moe_wsum_post_ff_norm2_endlayer_f32_v2`` of mlx-native
     0.9.0, ``rms_norm.rs``; it serves the MoE layers of Gemma 4.
     """
-    options = _options(weight_offset, casting_mode, round_intermediates)
     return _fused_moe_wsum_post_ff_norm2_endlayer(
-        (expert_outputs, routing_weights, attn_out, residual, w2, w3, layer_scalar, eps),
-        options,
+        expert_outputs,
+        routing_weights,
+        attn_out,
+        residual,
+        w2,
+        w3,
+        layer_scalar,
+        eps,
+        weight_offset,
+        casting_mode,
+        round_intermediates,
         out,
     )

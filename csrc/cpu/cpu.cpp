@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <memory>
 
-#include "../record.h"
 #include "../register.h"
 #include "../channel_layout.h"
 #include "../row_layout.h"
@@ -51,8 +50,43 @@ void bind(NormArguments& arguments, const TensorPointers& tensors, const at::Ten
   arguments.streaming = worth_streaming(arguments.layout, arguments.results, out_count);
 }
 
+class CpuRecord : public Record {
+ public:
+  CpuRecord(const NormCall& call, const at::Tensor* const* outs, c10::Device device)
+      : Record(call, outs, device) {
+    for (const auto& [segment, layout] : parts()) {
+      NormArguments arguments{layout, options()};
+      for (size_t t = 0; t < segment->count; ++t) {
+        const bool is_there = tensor_type(layout.tensor_types, int(t)) != kAbsent;
+        arguments.tensors[t] = is_there ? this : nullptr;  // what kernels are chosen by
+      }
+      kernels_.push_back(select_kernel(op().op, arguments));
+    }
+  }
+
+ private:
+  void run_checked(std::span<const Call> calls) const override {
+    for (const Call& call : calls) {
+      static_cast<const CpuRecord*>(call.record)->run_alone(call);
+    }
+  }
+
+  void run_alone(const Call& call) const {
+    for (size_t p = 0; p < parts().size(); ++p) {
+      const auto& [segment, layout] = parts()[p];
+      TensorPointers tensors{};
+      select_tensors(*segment, layout, call.tensors, tensors);
+      NormArguments arguments{layout, options()};
+      bind(arguments, tensors, call.outs + segment->first_result, segment->results);
+      run_kernel(kernels_[p], arguments);
+    }
+  }
+
+  c10::SmallVector<NormKernel, 1> kernels_;  // of parts
+};
+
 struct Cpu {
-  static void check_limits(const NormCall& /*call*/) {}
+  static void check_limits(const NormCall& /*call*/, c10::Device /*device*/) {}
   static at::Tensor empty(const at::Tensor& like) {
     return at::detail::empty_cpu(like.sizes(), like.options());
   }
@@ -77,34 +111,18 @@ struct Cpu {
       run_kernel(select_kernel(op.op, arguments), arguments);
     }
   }
-};
 
-class CpuRecord : public RmsNormRecord {
- public:
-  explicit CpuRecord(const Spec& spec)
-      : RmsNormRecord(spec),
-        layout_(spec.layout()),
-        arguments_{layout_, spec.options},
-        kernel_(select_kernel(Op::rms_norm, arguments_)) {}
-
- private:
-  void run(const TensorPointers& tensors, const at::Tensor& out) const override {
-    NormArguments arguments = arguments_;
-    const at::Tensor* const outs[] = {&out};
-    bind(arguments, tensors, outs, 1);
-    run_kernel(kernel_, arguments);
+  static RecordPointer bake(const NormCall& call, const at::Tensor* const* outs,
+                            c10::Device device) {
+    return c10::make_intrusive<CpuRecord>(call, outs, device);
   }
-
-  NormLayout layout_;
-  NormArguments arguments_;
-  NormKernel kernel_;
 };
 
 }  // namespace
 
 TORCH_LIBRARY_IMPL(mlxnorm, CPU, m) {
   register_kernels<Cpu>(m);
-  register_functional<bake_rms_norm<CpuRecord>>(m, "_bake_rms_norm");
+  register_records<Cpu>(m);
 }
 
 }  // namespace mlxnorm::cpu

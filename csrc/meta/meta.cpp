@@ -7,7 +7,7 @@ namespace mlxnorm::meta {
 namespace {
 
 struct Meta {
-  static void check_limits(const NormCall&) {}
+  static void check_limits(const NormCall&, c10::Device) {}
   static at::Tensor empty(const at::Tensor& like) {
     return at::empty_like(like, at::MemoryFormat::Contiguous);
   }

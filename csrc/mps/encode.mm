@@ -43,25 +43,25 @@ void encode(const Body& body) {
 }  // namespace
 
 // PyTorch's graph capture records these calls alone, and every dispatch uses up what was set.
-void run(const Launch& launch, const Bindings& bindings) {
-  auto params = launch.params;
+void run(std::span<const BoundLaunch> launches) {
   encode([&](id<MTLComputeCommandEncoder> encoder) {
-    for (const Dispatch& dispatch : launch.dispatches) {
-      [encoder
-          setComputePipelineState:__builtin_bit_cast(id<MTLComputePipelineState>, launch.pipeline)];
-      for (size_t i = 0; i < kParamsBuffer; ++i) {
-        if (const at::Tensor* tensor = bindings.tensors[i]) {
-          [encoder setBuffer:buffer_of(*tensor)
-                      offset:NSUInteger(byte_offset(*tensor))
-                     atIndex:NSUInteger(i)];
+    for (const auto& [launch, bindings] : launches) {
+      for (size_t d = 0; d < launch->threadgroups.size(); ++d) {
+        [encoder setComputePipelineState:__builtin_bit_cast(id<MTLComputePipelineState>,
+                                                            launch->pipeline)];
+        for (size_t i = 0; i < kParamsBuffer; ++i) {
+          if (const at::Tensor* tensor = bindings.tensors[i]) {
+            [encoder setBuffer:buffer_of(*tensor)
+                        offset:NSUInteger(byte_offset(*tensor))
+                       atIndex:NSUInteger(i)];
+          }
         }
+        [encoder setBytes:launch->params_of(d)
+                   length:launch->segments * sizeof(NormParams)
+                  atIndex:kParamsBuffer];
+        [encoder dispatchThreadgroups:MTLSizeMake(launch->threadgroups[d], 1, 1)
+                threadsPerThreadgroup:MTLSizeMake(launch->threads, 1, 1)];
       }
-      set_shares(dispatch, params);
-      [encoder setBytes:params.data()
-                 length:params.size() * sizeof(NormParams)
-                atIndex:kParamsBuffer];
-      [encoder dispatchThreadgroups:MTLSizeMake(dispatch.threadgroups, 1, 1)
-              threadsPerThreadgroup:MTLSizeMake(launch.threads, 1, 1)];
     }
   });
 }

@@ -1,8 +1,12 @@
 #include "launch.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdlib>
+#include <cstring>
 #include <iterator>
+#include <type_traits>
+#include <utility>
 
 namespace mlxnorm::mps {
 namespace {
@@ -84,15 +88,92 @@ Launch make_launch(const OpTable& op, SegmentLayouts layouts, const NormOptions&
   if (layouts[0]->line != 0) {
     rows[0] = shares_of_lines(*layouts[0], key.plan);
   }
+  std::vector<NormParams> params;
   for (size_t s = 0; s < layouts.size(); ++s) {
     const bool changes = key.spacing == kAlike && spacing_of(*layouts[s]) == kAlike;
     const NormLayout& layout = *layouts[s];
-    launch.params.push_back(params_of(op.segments[s], changes ? alike(layout) : layout, options));
+    params.push_back(params_of(op.segments[s], changes ? alike(layout) : layout, options));
   }
   launch.pipeline = pipeline(key);
   launch.threads = key.plan.threads;
-  launch.dispatches = dispatches(key.plan, {rows, layouts.size()});
+  launch.segments = layouts.size();
+  for (const Dispatch& dispatch : dispatches(key.plan, {rows, layouts.size()})) {
+    launch.threadgroups.push_back(dispatch.threadgroups);
+    for (size_t s = 0; s < layouts.size(); ++s) {
+      const Dispatch::Share& share = dispatch.shares[s];
+      params[s].first_row = share.first_row;
+      params[s].rows = share.rows;
+      params[s].threadgroups = share.threadgroups;
+      launch.params.push_back(params[s]);
+    }
+  }
   return launch;
+}
+
+namespace {
+
+// What a launch was made for.
+struct LaunchKey {
+  LaunchKey(SegmentLayouts given, const NormOptions& options, bool aligned)
+      : options(options),
+        aligned(aligned),
+        segments(given.size()),
+        few_rows(mps::few_rows),
+        max_grid_threads(mps::max_grid_threads) {
+    for (size_t s = 0; s < segments; ++s) {
+      layouts[s] = *given[s];
+    }
+  }
+
+  bool is_of(SegmentLayouts given, const NormOptions& wanted, bool aligned) const {
+    bool same = given.size() == segments && this->aligned == aligned &&
+                std::memcmp(&options, &wanted, sizeof(options)) == 0 && few_rows == mps::few_rows &&
+                max_grid_threads == mps::max_grid_threads;
+    for (size_t s = 0; same && s < segments; ++s) {
+      same = std::memcmp(&layouts[s], given[s], kLayoutBytes) == 0;
+    }
+    return same;
+  }
+
+  // The root of dim, which comes last, follows from dim. Before it there is no padding.
+  static constexpr size_t kLayoutBytes = offsetof(NormLayout, root_dim);
+  static_assert(kLayoutBytes == sizeof(DType) + 3 * sizeof(uint32_t) +
+                                    (7 + kMaxTensors) * sizeof(int64_t) +
+                                    (kMaxTensors + kMaxResults) * sizeof(RowLayout));
+  static_assert(std::has_unique_object_representations_v<RowLayout>);
+
+  NormLayout layouts[kMaxSegments];
+  NormOptions options;
+  bool aligned;
+  size_t segments;
+  int64_t few_rows, max_grid_threads;  // tests change them
+};
+
+}  // namespace
+
+const Launch& recent_launch(const OpTable& op, SegmentLayouts layouts, const NormOptions& options,
+                            bool aligned) {
+  struct Recent {
+    std::vector<std::pair<LaunchKey, Launch>> launches;
+    size_t oldest = 0;
+  };
+  constexpr size_t kKept = 8;  // shapes of an op in a model, of prefill and of decoding
+  thread_local Recent recent_of_ops[std::size(kOps)];
+  auto& [launches, oldest] = recent_of_ops[size_t(op.op)];
+  for (const auto& [key, launch] : launches) {
+    if (key.is_of(layouts, options, aligned)) {
+      return launch;
+    }
+  }
+  std::pair<LaunchKey, Launch> made{LaunchKey(layouts, options, aligned),
+                                    make_launch(op, layouts, options, aligned)};
+  if (launches.size() < kKept) {
+    return launches.emplace_back(std::move(made)).second;
+  }
+  std::pair<LaunchKey, Launch>& replaced = launches[oldest];
+  oldest = (oldest + 1) % kKept;
+  replaced = std::move(made);
+  return replaced.second;
 }
 
 void Bindings::add(const Segment& segment, const TensorPointers& tensors,
@@ -104,14 +185,6 @@ void Bindings::add(const Segment& segment, const TensorPointers& tensors,
   }
   for (size_t r = 0; r < segment.results; ++r) {
     this->tensors[kResultBuffer + segment.first_result + r] = outs[r];
-  }
-}
-
-void set_shares(const Dispatch& dispatch, c10::SmallVector<NormParams, 1>& params) {
-  for (size_t s = 0; s < params.size(); ++s) {
-    params[s].first_row = dispatch.shares[s].first_row;
-    params[s].rows = dispatch.shares[s].rows;
-    params[s].threadgroups = dispatch.shares[s].threadgroups;
   }
 }
 

@@ -21,12 +21,20 @@ bool all_aligned(const OpTable& op, const Segment& segment, const NormLayout& la
 struct Launch {
   Pipeline pipeline;
   uint32_t threads;
-  std::vector<Dispatch> dispatches;
-  c10::SmallVector<NormParams, 1> params;  // of each segment, but for the rows of a dispatch
+  size_t segments;
+  std::vector<uint32_t> threadgroups;  // of each dispatch
+  std::vector<NormParams> params;      // of each dispatch, those of all segments
+
+  // Of dispatch d.
+  const NormParams* params_of(size_t d) const { return params.data() + d * segments; }
 };
 
 Launch make_launch(const OpTable& op, SegmentLayouts layouts, const NormOptions& options,
                    bool aligned);
+
+// The same, made once for the calls that a thread repeats. Stays until the thread's next call.
+const Launch& recent_launch(const OpTable& op, SegmentLayouts layouts, const NormOptions& options,
+                            bool aligned);
 
 // What a call binds, by BufferIndex; null where it has nothing.
 struct Bindings {
@@ -40,10 +48,12 @@ inline int64_t byte_offset(const at::Tensor& tensor) {
   return tensor.storage_offset() * int64_t(tensor.element_size());
 }
 
-// What a dispatch adds to the parameters.
-void set_shares(const Dispatch& dispatch, c10::SmallVector<NormParams, 1>& params);
+struct BoundLaunch {
+  const Launch* launch;
+  Bindings bindings;
+};
 
-// Encodes it on the current stream: encode.mm.
-void run(const Launch& launch, const Bindings& bindings);
+// Encodes them on the current stream, at once: encode.mm.
+void run(std::span<const BoundLaunch> launches);
 
 }  // namespace mlxnorm::mps

@@ -1,12 +1,12 @@
 // MPS tensors: shaders/OP.metal on PyTorch's command encoder.
 #include <ATen/ops/empty.h>
 
+#include <algorithm>
 #include <limits>
 #include <optional>
 #include <vector>
 
 #include "../channel_layout.h"
-#include "../record.h"
 #include "../register.h"
 #include "launch.h"
 #include "mps.h"
@@ -14,14 +14,92 @@
 namespace mlxnorm::mps {
 namespace {
 
+// Has launches for aligned tensors, and others.
+class MpsRecord : public Record {
+ public:
+  MpsRecord(const NormCall& call, const at::Tensor* const* outs, c10::Device device)
+      : Record(call, outs, device) {
+    if (go_together()) {
+      groups_.push_back({&op(), 0, parts().size()});
+    } else {
+      for (size_t p = 0; p < parts().size(); ++p) {
+        groups_.push_back({&table_of(op().segment_op), p, 1});
+      }
+    }
+    for (Group& group : groups_) {
+      group.aligned = make(group, /*aligned=*/true);
+      if (chosen_access() != Access::vector) {
+        group.unaligned = make(group, /*aligned=*/false);
+      }
+    }
+  }
+
+ private:
+  // Parts that share a dispatch, as segments of an op.
+  struct Group {
+    const OpTable* op;
+    size_t first, count;
+    Launch aligned;
+    std::optional<Launch> unaligned;
+  };
+
+  bool go_together() const {
+    return parts().size() == op().segment_count &&
+           std::all_of(parts().begin(), parts().end(), [this](const Part& part) {
+             return part.layout.dim == parts()[0].layout.dim;
+           });
+  }
+
+  Launch make(const Group& group, bool aligned) const {
+    const NormLayout* layouts[kMaxSegments];
+    for (size_t i = 0; i < group.count; ++i) {
+      layouts[i] = &parts()[group.first + i].layout;
+    }
+    return make_launch(*group.op, {layouts, group.count}, options(), aligned);
+  }
+
+  void run_checked(std::span<const Call> calls) const override {
+    c10::SmallVector<BoundLaunch, 8> launches;
+    for (const Call& call : calls) {
+      const auto* record = static_cast<const MpsRecord*>(call.record);
+      for (const Group& group : record->groups_) {
+        launches.push_back(record->bound(group, call));
+      }
+    }
+    if (!launches.empty()) {
+      mps::run(launches);
+    }
+  }
+
+  BoundLaunch bound(const Group& group, const Call& call) const {
+    Bindings bindings;
+    bool aligned = true;
+    for (size_t i = 0; i < group.count; ++i) {
+      const auto& [own, layout] = parts()[group.first + i];
+      const Segment& segment = group.op->segments[i];
+      TensorPointers tensors{};
+      select_tensors(*own, layout, call.tensors, tensors);
+      const at::Tensor* const* outs = call.outs + own->first_result;
+      bindings.add(segment, tensors, outs);
+      aligned = aligned && all_aligned(*group.op, segment, layout, tensors, outs);
+    }
+    if (!aligned && !group.unaligned.has_value()) {
+      make(group, /*aligned=*/false);  // refuses, as TORCH_MLXNORM_ACCESS=vector asks
+    }
+    return {aligned ? &group.aligned : &*group.unaligned, bindings};
+  }
+
+  c10::SmallVector<Group, 1> groups_;
+};
+
 struct Mps {
-  static void check_limits(const NormCall& call) {
+  static void check_limits(const NormCall& call, c10::Device device) {
     const OpTable& op = call.op();
     for (size_t s = 0; s < op.segment_count; ++s) {
-      check_max_dim(op.name, call.first(op.segments[s]), call.across_heads(), kMaxDim);
+      check_max_dim(op.name, call.first(op.segments[s]), call.across_heads(), kMaxDim, device);
     }
     if (call.first().role == Role::experts) {
-      check_max_top_k(op.name, call.first(), std::numeric_limits<uint32_t>::max());
+      check_max_top_k(op.name, call.first(), std::numeric_limits<uint32_t>::max(), device);
     }
   }
   static at::Tensor empty(const at::Tensor& like) {
@@ -55,6 +133,11 @@ struct Mps {
     }
   }
 
+  static RecordPointer bake(const NormCall& call, const at::Tensor* const* outs,
+                            c10::Device device) {
+    return c10::make_intrusive<MpsRecord>(call, outs, device);
+  }
+
  private:
   // In one dispatch: rows as long as one another, and no copies of tensors that both have.
   static bool go_together(const LaidOutCall& a, const LaidOutCall& b) {
@@ -68,7 +151,8 @@ struct Mps {
     Bindings bindings;
     bindings.add(segment, laid_out.tensors, &laid_out.out);
     const bool aligned = all_aligned(op, segment, laid_out.layout, laid_out.tensors, &laid_out.out);
-    mps::run(make_launch(op, layouts, options, aligned), bindings);
+    const BoundLaunch bound{&recent_launch(op, layouts, options, aligned), bindings};
+    mps::run({&bound, 1});
   }
 
   static void launch(const OpTable& op, const std::optional<LaidOutCall>* segments,
@@ -83,53 +167,10 @@ struct Mps {
       bindings.add(segment, segments[s]->tensors, results);
       aligned = aligned && all_aligned(op, segment, *layouts[s], segments[s]->tensors, results);
     }
-    mps::run(make_launch(op, {layouts, op.segment_count}, options, aligned), bindings);
+    const SegmentLayouts of_segments(layouts, op.segment_count);
+    const BoundLaunch bound{&recent_launch(op, of_segments, options, aligned), bindings};
+    mps::run({&bound, 1});
   }
-};
-
-// Has a launch for aligned tensors and one for others.
-class MpsRecord : public RmsNormRecord {
- public:
-  explicit MpsRecord(const Spec& spec)
-      : RmsNormRecord(spec),
-        layout_(checked(spec).layout()),
-        options_(spec.options),
-        aligned_(make(/*aligned=*/true)) {
-    if (chosen_access() != Access::vector) {
-      unaligned_ = make(/*aligned=*/false);
-    }
-  }
-
- private:
-  static constexpr const OpTable& kOp = table_of(Op::rms_norm);
-
-  static const Spec& checked(const Spec& spec) {
-    TORCH_CHECK_VALUE(spec.dim <= kMaxDim, "mlxnorm::RmsNormRecord: dim must be at most ", kMaxDim,
-                      " on ", spec.device, ", got ", spec.dim);
-    return spec;
-  }
-
-  Launch make(bool aligned) const {
-    const NormLayout* const layouts[] = {&layout_};
-    return make_launch(kOp, layouts, options_, aligned);
-  }
-
-  void run(const TensorPointers& tensors, const at::Tensor& out) const override {
-    const at::Tensor* const outs[] = {&out};
-    const Segment& segment = kOp.segments[0];
-    const bool aligned = all_aligned(kOp, segment, layout_, tensors, outs);
-    if (!aligned && !unaligned_.has_value()) {
-      make(/*aligned=*/false);  // refuses, as TORCH_MLXNORM_ACCESS=vector asks
-    }
-    Bindings bindings;
-    bindings.add(segment, tensors, outs);
-    mps::run(aligned ? aligned_ : *unaligned_, bindings);
-  }
-
-  NormLayout layout_;
-  NormOptions options_;
-  Launch aligned_;
-  std::optional<Launch> unaligned_;
 };
 
 // Of calls with tensors of these dtypes, inputs of `like`'s. Rows are evenly spaced, and rotated as
@@ -215,7 +256,7 @@ std::tuple<std::vector<std::string>, std::vector<std::string>, std::vector<doubl
 
 void register_on(torch::Library& m) {
   register_kernels<Mps>(m);
-  register_functional<bake_rms_norm<MpsRecord>>(m, "_bake_rms_norm");
+  register_records<Mps>(m);
   m.impl("_warm_up", warm_up);
   m.impl("_compiled_kernels", list_compiled);
 }

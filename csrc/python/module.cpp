@@ -1,13 +1,9 @@
 // torch_mlxnorm._C: importing it registers the operators. What it offers to Python besides is
 // called without the dispatcher.
-#include <torch/csrc/Exceptions.h>
 #include <torch/csrc/utils/pybind.h>
 
-#include <cstring>
-#include <optional>
-#include <string>
-
-#include "../record.h"
+#include "../ops/ops.h"
+#include "module.h"
 
 namespace py = pybind11;
 
@@ -66,15 +62,6 @@ py::dict roles() {
   return result;
 }
 
-// Python can make an object without calling __init__. Memory of zeros, which pybind11 takes from
-// here then, holds no record.
-struct OwnedRecord {
-  mlxnorm::RecordPointer record;
-
-  static void* operator new(size_t size) { return std::memset(::operator new(size), 0, size); }
-  static void operator delete(void* p) { ::operator delete(p); }
-};
-
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -82,23 +69,6 @@ PYBIND11_MODULE(_C, m) {
   m.def("extras", extras);
   m.def("likes", likes);
   m.def("roles", roles);
-  py::class_<OwnedRecord>(m, "RmsNormRecord")
-      .def(py::init([](const at::Tensor& like, at::ScalarType dtype, int64_t rows, int64_t dim,
-                       std::optional<at::ScalarType> weight_dtype, std::optional<double> eps,
-                       double weight_offset, const std::string& casting_mode) {
-        HANDLE_TH_ERRORS
-        const py::gil_scoped_release without_lock;  // Metal's compiler may take its time
-        return new OwnedRecord{
-            mlxnorm::bake(like, dtype, rows, dim, weight_dtype, eps, weight_offset, casting_mode)};
-        END_HANDLE_TH_ERRORS_PYBIND
-      }))
-      .def("__call__",
-           torch::wrap_pybind_function_no_gil([](const OwnedRecord& owned, const at::Tensor& x,
-                                                 const mlxnorm::OptionalTensor& weight,
-                                                 const at::Tensor& out) {
-             TORCH_CHECK(owned.record.defined(),
-                         "mlxnorm::RmsNormRecord: nothing was baked: __init__ was not called");
-             (*owned.record)(x, weight, out);
-           }),
-           py::arg("x"), py::arg("weight"), py::arg("out"));
+  mlxnorm::python::add_functions(m);
+  mlxnorm::python::add_records(m);
 }

@@ -91,22 +91,22 @@ Pipeline pipeline(const PipelineKey& key) {
                         [&] { return __builtin_bit_cast(Pipeline, make_pipeline(key)); });
 }
 
-void run(const Launch& plan, const Bindings& bindings) {
-  Arguments arguments{};
-  for (size_t i = 0; i < kParamsBuffer; ++i) {
-    if (const at::Tensor* tensor = bindings.tensors[i]) {
-      arguments.buffers[i] = address_of(*tensor);
+void run(std::span<const BoundLaunch> launches) {
+  for (const auto& [plan, bindings] : launches) {
+    Arguments arguments{};
+    for (size_t i = 0; i < kParamsBuffer; ++i) {
+      if (const at::Tensor* tensor = bindings.tensors[i]) {
+        arguments.buffers[i] = address_of(*tensor);
+      }
     }
-  }
-  const c10::cuda::CUDAGuard guard(bindings.tensors[kResultBuffer] != nullptr
-                                       ? bindings.tensors[kResultBuffer]->device()
-                                       : bindings.tensors[kTensorBuffer]->device());
-  auto params = plan.params;
-  for (const Dispatch& dispatch : plan.dispatches) {
-    set_shares(dispatch, params);
-    std::memcpy(arguments.bytes, params.data(), params.size() * sizeof(NormParams));
-    launch(__builtin_bit_cast(const void*, plan.pipeline), arguments, dispatch.threadgroups,
-           plan.threads);
+    const c10::cuda::CUDAGuard guard(bindings.tensors[kResultBuffer] != nullptr
+                                         ? bindings.tensors[kResultBuffer]->device()
+                                         : bindings.tensors[kTensorBuffer]->device());
+    for (size_t d = 0; d < plan->threadgroups.size(); ++d) {
+      std::memcpy(arguments.bytes, plan->params_of(d), plan->segments * sizeof(NormParams));
+      launch(__builtin_bit_cast(const void*, plan->pipeline), arguments, plan->threadgroups[d],
+             plan->threads);
+    }
   }
 }
 

@@ -1,4 +1,4 @@
-"""What one call costs on the CPU, by each way to call: 1 x 2816 in float32, one thread.
+"""What one call costs on the CPU, by each way to call: one row in float32, one thread.
 
 python -m torch_mlxnorm.bench.calls [--json FILE]
 """
@@ -13,35 +13,86 @@ import torch
 import torch.nn.functional as F
 
 import torch_mlxnorm
+from torch_mlxnorm._calls import Call, make_call, operators
 from torch_mlxnorm._timing import keep_freed_memory, time_interleaved
+from torch_mlxnorm.record import Bound
 
 from . import report
 from .clocks import number_of_turns
 
 DIM = 2816
 
+# The norms of a Gemma 4 MoE layer, in the order in which a decode step calls them.
+LAYER = (
+    "rms_norm",
+    "qkv_norm_rope",
+    "fused_post_attn_triple_norm",
+    "rms_norm",
+    "rms_norm_mul",
+    "fused_moe_wsum_post_ff_norm2_endlayer",
+    "rms_norm",
+)
+
 
 def calls() -> dict[str, Callable[[], object]]:
     """By their text."""
     x, weight = torch.randn(1, DIM), torch.randn(DIM)
-    out = torch.empty_like(x)
-    op = torch.ops.mlxnorm.rms_norm
-    ours = torch_mlxnorm.rms_norm
-    record = torch_mlxnorm.RmsNormRecord(torch.float32, 1, DIM)
-    return {
-        "torch_mlxnorm.RmsNormRecord(…)(x, weight, out)": lambda: record(x, weight, out),
-        "torch.ops.mlxnorm.rms_norm.out(x, weight, out=out)": lambda: op.out(x, weight, out=out),
-        "torch.ops.mlxnorm.rms_norm.default(x, weight)": lambda: op.default(x, weight),
-        "torch.ops.mlxnorm.rms_norm(x, weight, out=out)": lambda: op(x, weight, out=out),
-        "torch.ops.mlxnorm.rms_norm(x, weight)": lambda: op(x, weight),
-        "torch_mlxnorm.rms_norm(x, weight)": lambda: ours(x, weight),
-        "torch_mlxnorm.rms_norm(x, weight, out=out)": lambda: ours(x, weight, out=out),
+    ours, module = torch_mlxnorm.rms_norm, torch_mlxnorm.RMSNorm(DIM)
+    result: dict[str, Callable[[], object]] = {
+        f"F.layer_norm(x, ({DIM},), weight)": lambda: F.layer_norm(x, (DIM,), weight),
+        f"F.rms_norm(x, ({DIM},), weight, 1e-6)": lambda: F.rms_norm(x, (DIM,), weight, 1e-6),
+        f"torch_mlxnorm.RMSNorm({DIM})(x)": lambda: module(x),
         'torch_mlxnorm.rms_norm(x, weight, casting_mode="llama")': lambda: ours(
             x, weight, casting_mode="llama"
         ),
-        f"F.layer_norm(x, ({DIM},), weight)": lambda: F.layer_norm(x, (DIM,), weight),
-        f"F.rms_norm(x, ({DIM},), weight, 1e-6)": lambda: F.rms_norm(x, (DIM,), weight, 1e-6),
     }
+    for operator in operators():
+        result |= _of_op(make_call(operator, 1, DIM, torch.float32))
+    return result | _of_a_layer()
+
+
+def _of_op(call: Call) -> dict[str, Callable[[], object]]:
+    name = call.operator.name
+    arguments = getattr(torch.ops.mlxnorm, name).out._schema.arguments
+    by_position = [a.name for a in arguments if not a.kwarg_only and a.name in call.tensors]
+    tensors = tuple(call.tensors[tensor] for tensor in by_position)
+    keywords = {key: t for key, t in call.present.items() if key not in by_position}
+    function, write = getattr(torch_mlxnorm, name), getattr(torch.ops.mlxnorm, name).out
+    record, given, outs = _record(call)
+    by_name = dict(zip(call.operator.outs, outs, strict=True))
+    out = outs if len(outs) > 1 else outs[0]
+    return {
+        f"record of {name}": lambda: record(*given, out=out),
+        f"torch.ops.mlxnorm.{name}.out": lambda: write(*tensors, **keywords, **by_name),
+        f"torch_mlxnorm.{name}": lambda: function(*tensors, **keywords),
+        f"torch_mlxnorm.{name}, out=": lambda: function(*tensors, **keywords, out=out),
+    }
+
+
+def _record(
+    call: Call,
+) -> tuple[torch_mlxnorm.Record, tuple[torch.Tensor | None, ...], tuple[torch.Tensor, ...]]:
+    """With its tensors, those at the end that are None left away, and outs."""
+    given = tuple(call.tensors.values())
+    while given[-1] is None:
+        given = given[:-1]
+    return torch_mlxnorm.prebake(call.operator.name, *given), given, call.empty_outs()
+
+
+def _of_a_layer() -> dict[str, Callable[[], object]]:
+    by_name = {operator.name: operator for operator in operators()}
+    bound: list[Bound] = []
+    for name in LAYER:
+        record, given, outs = _record(make_call(by_name[name], 1, DIM, torch.float32))
+        bound.append(record.bind(*given, out=outs))
+    chain = torch_mlxnorm.prebake_chain(*bound)
+    each = [(record, given, outs if len(outs) > 1 else outs[0]) for record, given, outs in bound]
+
+    def one_by_one() -> None:
+        for record, given, out in each:
+            record(*given, out=out)
+
+    return {"seven records of a layer": one_by_one, "their chain": lambda: chain()}
 
 
 @torch.inference_mode()

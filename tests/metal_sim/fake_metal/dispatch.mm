@@ -1,5 +1,6 @@
 // libdispatch: a serial queue is a lock, and its blocks run on the calling thread.
 #include "dispatch_queue.h"
+#include "stats.h"
 
 #include <Block.h>
 
@@ -82,6 +83,7 @@ void dispatch_sync(dispatch_queue_t queue, dispatch_block_t block) noexcept {
   }
   std::lock_guard<std::mutex> lock(queue->running);
   queue->owner = std::this_thread::get_id();
+  ++sim::stats().blocks;
   run_block(queue, block);
   run_pending(queue);
   queue->owner = std::thread::id();

@@ -78,6 +78,7 @@ struct sim::EncoderState {
 }
 
 - (void)setComputePipelineState:(id<MTLComputePipelineState>)pipeline {
+  ++sim::stats().messages;
   if (![self isUsableFor:"setComputePipelineState"]) return;
   if (!pipeline) {
     [self reject:"setComputePipelineState: the pipeline is nil"];
@@ -89,6 +90,7 @@ struct sim::EncoderState {
 }
 
 - (void)setBuffer:(id<MTLBuffer>)buffer offset:(NSUInteger)offset atIndex:(NSUInteger)index {
+  ++sim::stats().messages;
   if (![self isUsableFor:"setBuffer"] || ![self isIndex:index validFor:"setBuffer"]) return;
   if (buffer && offset >= [buffer length]) {
     [self reject:"setBuffer: offset " + std::to_string(offset) +
@@ -118,6 +120,7 @@ struct sim::EncoderState {
 }
 
 - (void)setBytes:(const void*)bytes length:(NSUInteger)length atIndex:(NSUInteger)index {
+  ++sim::stats().messages;
   if (![self isUsableFor:"setBytes"] || ![self isIndex:index validFor:"setBytes"]) return;
   if (length == 0 || length > kMaxInlineBytes) {
     [self reject:"setBytes takes 1 to 4096 bytes, not " + std::to_string(length)];
@@ -151,6 +154,7 @@ struct sim::EncoderState {
     [self reject:"dispatch without a pipeline state (none was set for this dispatch)"];
     return;
   }
+  ++sim::stats().messages;
   ++sim::stats().dispatches;
   SimFunction* function = _state->pipeline->_function;
   sim::Command command;

@@ -9,6 +9,8 @@ namespace sim {
 // The fields in the order of SIM_FOR_EACH_COUNTER; Python reads their names from the library.
 #define SIM_FOR_EACH_COUNTER(X)                                                 \
   X(dispatches)       /* encoded by anyone */                                   \
+  X(messages)         /* to compute command encoders, but for endEncoding */    \
+  X(blocks)           /* that ran on a queue by dispatch_sync */                \
   X(commits)          /* command buffers that PyTorch's stream committed */     \
   X(synchronizations) /* times anyone waited for the stream */                  \
   X(outside_commits)  /* commit, endEncoding or wait on the stream's objects */ \
