@@ -68,7 +68,7 @@ performance: build ## the CPU's figures of docs/performance.md anew, and its tab
 docs: build $(VENV)/.docs ## the documentation as pages, build/docs/html/index.html
 	$(BIN)/python docs/site
 
-test-docs: docs ## those pages in headless Chromium
+test-docs: docs system ## those pages in headless Chromium
 	tools/install-debian-packages --docs
 	$(BIN)/python -m pytest tests/docs $(PYTEST_ARGS)
 
