@@ -21,6 +21,7 @@ extensions = [
 ]
 source_suffix = {".md": "markdown"}
 root_doc = "index"
+smartquotes = False  # commands have quotes, in headings too
 
 myst_heading_anchors = 4
 myst_enable_extensions = ["colon_fence"]

@@ -9,7 +9,7 @@ from torch_mlxnorm.bench import report, tables
 from torch_mlxnorm.bench.report import Record
 
 MODES = ("light", "dark")
-PEERS = {"eager": "eager PyTorch", "compiled": "torch.compile"}
+PEERS = {"eager": ("eager PyTorch", "tab:blue"), "compiled": ("torch.compile", "tab:orange")}
 
 
 def image(name: str, alt: str, wide: bool = True) -> str:
@@ -41,10 +41,10 @@ def speedups(folder: Path, name: str, machine: Record, records: Sequence[Record]
     for mode, path in paths(folder, name).items():
         height = 0.32 * len(ops) + 1
         with report.drawing([path], mode == "dark", figsize=(7, height)) as (figure, axis):
-            for number, (peer, said) in enumerate(PEERS.items()):
+            for number, (peer, (said, color)) in enumerate(PEERS.items()):
                 ratios = [tables.middle(large[op], peer) or 0 for op in ops]
                 places = [place + 0.2 - 0.4 * number for place in range(len(ops))]
-                bars = axis.barh(places, ratios, 0.38, label=f"over {said}")
+                bars = axis.barh(places, ratios, 0.38, color=color, label=f"over {said}")
                 axis.bar_label(bars, fmt="%.1f×", fontsize=7, padding=2)
             axis.axvline(1, color="0.5", linewidth=0.8)
             axis.set_yticks(range(len(ops)), ops, fontsize=8)

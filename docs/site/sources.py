@@ -155,15 +155,18 @@ def performance(layout: Layout) -> None:
 
 
 def index(layout: Layout) -> None:
-    """The README up to its commands, with a plot."""
+    """The README up to its commands, with a plot, and what it says first of what is proven."""
     text, _, _ = (ROOT / "README.md").read_text().partition("## Two commands")
-    example, table, rest = text.partition("| operator |")
+    example, head, rest = text.partition("| operator |")
+    rest = OPERATOR.sub(r"| [`\1`](docs/ops.md#\1) |", rest)
     machine, records = report.read_json(FIGURES / "cpu.json")
     plot = figures.speedups(layout.folder, "speedups", machine, records)
-    site = (SITE / "index.md").read_text()
     caption = tables.of_machine(machine, records)
-    rest = OPERATOR.sub(r"| [`\1`](docs/ops.md#\1) |", rest)
-    layout.document("README.md", "index.md", f"{example}{plot}\n{caption}\n{table}{rest}\n{site}")
+    proven = readme("What is proven where").strip().partition("\n")[0].removesuffix(":")
+    proven += " ([docs/verification.md](docs/verification.md))."
+    site = (SITE / "index.md").read_text()
+    parts = (f"{example}{plot}", caption, f"{head}{rest}", proven, site)
+    layout.document("README.md", "index.md", "\n\n".join(parts))
 
 
 def verification(layout: Layout) -> None:
