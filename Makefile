@@ -8,10 +8,10 @@ DEVICE ?= auto
 VENV := .venv
 BIN := $(VENV)/bin
 FORMATTED := $(shell find csrc shaders tests torch_mlxnorm -regex '.*\.\(h\|cpp\|mm\|metal\)')
-PYTHON_FILES := setup.py torch_mlxnorm tests csrc tools examples comfyui torch-ext
+PYTHON_FILES := setup.py torch_mlxnorm tests csrc docs tools examples comfyui torch-ext
 
-.PHONY: help demo test test-models test-models-versions fuzz stress test-arm64 test-versions test-sanitizers gpu-check mutants bench performance lint \
-  format build system clean
+.PHONY: help demo test test-models test-models-versions fuzz stress test-arm64 test-versions test-sanitizers gpu-check mutants bench performance docs \
+  test-docs lint format build system clean
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,7 +20,7 @@ demo: build $(if $(filter sim,$(DEVICE)),system) ## check and time every op on t
 	$(BIN)/python -m torch_mlxnorm.bench.demo --device $(DEVICE)
 
 test: build system ## the tests but those of models, or one op's (OP=rms_norm_add PYTEST_ARGS="-k bits")
-	$(BIN)/python -m pytest --ignore=tests/models $(if $(OP),--op $(OP)) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --ignore=tests/models --ignore=tests/docs $(if $(OP),--op $(OP)) $(PYTEST_ARGS)
 
 test-models: build system ## torch_mlxnorm.compile, small models of transformers, comfy-kitchen
 	$(BIN)/python -m pytest tests/models $(PYTEST_ARGS)
@@ -66,6 +66,13 @@ performance: build ## the CPU's figures of docs/performance.md anew, and its tab
 	$(BIN)/python -m torch_mlxnorm.bench.models --fresh --json $(FIGURES)/models_fresh.json
 	$(BIN)/python -m torch_mlxnorm.bench.tables docs/performance.md
 
+docs: build $(VENV)/.docs ## the documentation as pages, build/docs/html/index.html
+	$(BIN)/python docs/site
+
+test-docs: docs system ## those pages in headless Chromium
+	tools/install-debian-packages --docs
+	$(BIN)/python -m pytest tests/docs $(PYTEST_ARGS)
+
 lint: $(VENV)/.python ## ruff and clang-format
 	$(BIN)/ruff check $(PYTHON_FILES)
 	$(BIN)/ruff format --check $(PYTHON_FILES)
@@ -91,6 +98,10 @@ $(VENV)/.python: pyproject.toml
 	$(BIN)/pip install --quiet "$(TORCH)" "setuptools>=77"
 	$(BIN)/pip install --quiet $$($(BIN)/python tools/extras.py test lint plot models $(if $(filter Linux,$(shell uname)),gpu))
 	rm -f torch_mlxnorm/_build.py # of the PyTorch before
+	touch $@
+
+$(VENV)/.docs: pyproject.toml $(VENV)/.python
+	$(BIN)/pip install --quiet $$($(BIN)/python tools/extras.py docs)
 	touch $@
 
 clean: ## all that was made here

@@ -37,6 +37,7 @@ from torch import Tensor
 
 import torch_mlxnorm
 
+JOBS = 200
 ROUNDS = 20
 RSS_GROWTH = 0.02  # over the last half
 Results = tuple[Tensor, ...]
@@ -91,9 +92,11 @@ def _job(case: Case, device: str, how: str) -> Job:
 
 
 def _over_an_activation(call: Call) -> Results:
-    name = call.op.may_overwrite[0][-1]
+    """The last that has the dtype of the result: a residual may have another one."""
+    first, *others = call.empty_outs()
+    name = [name for name in call.op.may_overwrite[0] if call[name].dtype == first.dtype][-1]
     overwritten = call.mapped(torch.clone, [name])
-    return overwritten(out=[overwritten[name], *call.empty_outs()[1:]])
+    return overwritten(out=[overwritten[name], *others])
 
 
 def bits(results: Results) -> list[Tensor]:
@@ -229,7 +232,7 @@ def main() -> int:
         options.device,
         options.threads,
         options.calls,
-        jobs(options.device, 200),
+        jobs(options.device, JOBS),
         progress=Progress(f"stress {options.device}", options.threads * options.calls),
     )
     print(report)

@@ -182,7 +182,13 @@ RECORDS = [
     made_up(SMALL, 2.0, eager=5.0, plain=0.5, copy=0.25),
     made_up(LARGE, 4000.0, singles=1.5, eager=9.0, plain=0.9, copy=1.2),
 ]
-MACHINE = {"device": "cpu", "name": "a processor", "torch": "2.13.0", "torch_mlxnorm": "0.1.0"}
+MACHINE = {
+    "device": "cpu",
+    "name": "a processor",
+    "torch": "2.13.0",
+    "torch_mlxnorm": "0.1.0",
+    "date": "2026-11-30",
+}
 
 
 def test_record() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,6 +154,19 @@ def test_has_a_docstring(op: Op) -> None:
     assert all(result in returns for result in op.results) or len(op.results) == 1
     for heading, body in (("Returns", returns), ("Raises", raises), ("Source", source)):
         assert body.strip(), f"the docstring of {op.name} says nothing under {heading}:"
+
+
+@each_op
+def test_has_an_example(op: Op) -> None:
+    """At the end of its docstring, which calls it and runs as it stands."""
+    _, heading, example = (inspect.getdoc(getattr(functional, op.name)) or "").partition(
+        "\n\nExample::\n\n"
+    )
+    assert heading and f"torch_mlxnorm.{op.name}(" in example
+    names: dict[str, object] = {}
+    exec(textwrap.dedent(example), names)
+    tensors = [value for value in names.values() if isinstance(value, Tensor)]
+    assert len(tensors) >= len(op.results) and all(t.isfinite().all() for t in tensors)
 
 
 @each_op

@@ -43,7 +43,7 @@ def line(**changes: Any) -> dict[str, Any]:
     } | changes  # fmt: skip
 
 
-MACHINE = {"device": "cuda", "name": "a GPU", "torch": "2.11.0"}
+MACHINE = {"device": "cuda", "name": "a GPU", "torch": "2.11.0", "date": "2026-11-30"}
 LINES = [
     line(),
     line(op="rms_norm_mul", over={"plain": [0.7, 0.8, 0.9], "copy": [0.7, 0.75, 0.9]}),
@@ -71,7 +71,7 @@ def test_blocks(folder: Path) -> None:
     assert tables.rewritten(text, folder) == text
     text = tables.rewritten(BLOCK.format("models"), folder)
     assert "| `rms_norm` | Llama 3 8B, hidden | 4096×32×128 | bfloat16 | 123 µs | " in text
-    assert "a GPU; PyTorch 2.11.0." in tables.rewritten(BLOCK.format("machine"), folder)
+    assert "a GPU; PyTorch 2.11.0; 2026-11-30." in tables.rewritten(BLOCK.format("machine"), folder)
 
 
 def test_summary(folder: Path) -> None:

@@ -21,6 +21,12 @@ def test_a_slice_of_the_stress_test(device: str) -> None:
     assert report.calls == 800 and not report.problems, report
 
 
+def test_each_call_runs() -> None:
+    """Of as many as `make stress` has; on the CPU, where that takes no time."""
+    for job in stress.jobs("cpu", stress.JOBS):
+        job.run()
+
+
 # ---- planted faults -----------------------------------------------------------------------------
 
 

@@ -2,16 +2,16 @@
 
 The formulas are written with::
 
-    N(x, weight) = x * rsqrt(mean(x**2, last dim) + eps) * (weight + weight_offset)
+    N(x, weight) = x * rsqrt(mean(x**2) + eps) * (weight + weight_offset)    # over the last dim
     R(x)         = x rounded to the dtype of the inputs if round_intermediates, else x
 
-:func:`rms_norm` describes tensors, ``eps``, ``weight_offset``, ``casting_mode``, ``out`` and errors
-for all of them. Beyond that, the other operators have in common:
+:func:`torch_mlxnorm.rms_norm` describes tensors, ``eps``, ``weight_offset``, ``casting_mode``,
+``out`` and errors for all of them. Beyond that, the other operators have in common:
 
 - **Inputs**, the tensors ``[..., dim]``, have one shape, dtype and device; none is
   broadcast. Each has strides of its own. Results have their shape and dtype, and
   are rounded once, when they are written; everything before is float32.
-  :func:`channel_rms_norm` has rules of its own.
+  :func:`torch_mlxnorm.channel_rms_norm` has rules of its own.
 - **residual** may be float32 beside 16-bit inputs. Then the sum is not rounded, a norm reads it as
   it is, and the result that is the residual stream is float32 as well.
 - **Weights** and a ``bias`` are ``[dim]``, or of a shape that ends in dim and broadcasts to the
@@ -24,14 +24,14 @@ for all of them. Beyond that, the other operators have in common:
 - **round_intermediates** ``False`` keeps float32 between the steps, which is more accurate: a
   second norm sees the unrounded sum, although the sum that is returned is rounded. ``True`` rounds
   wherever the formula says ``R``: in float16 and bfloat16 the results equal, bit for bit, the chain
-  of :func:`rms_norm` and PyTorch's ``+`` and ``*``.
+  of :func:`torch_mlxnorm.rms_norm` and PyTorch's ``+`` and ``*``.
 - **out** is a tuple of tensors, in the order of the results, where there are several, and is
   returned as it is. Its rows may lie anywhere, if they have stride 1, no two elements share an
   address and the leading dimensions fold into at most three. Each may be one of the inputs itself,
   with the same strides, as in ``add_rms_norm(x, residual, weight, out=(x, residual))``. None may
   overlap another ``out``, nor an operand or ``expert_outputs``.
-- **Errors**, besides those of :func:`rms_norm`: ``TypeError`` when ``out`` is not a tuple of as
-  many tensors as there are results.
+- **Errors**, besides those of :func:`torch_mlxnorm.rms_norm`: ``TypeError`` when ``out`` is not a
+  tuple of as many tensors as there are results.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def rms_norm(
 ) -> Tensor:
     """Root-mean-square normalization over the last dimension::
 
-        N(x, weight) = x * rsqrt(mean(x**2, last dim) + eps) * (weight + weight_offset)
+        N(x, weight) = x * rsqrt(mean(x**2) + eps) * (weight + weight_offset)
         out = activation(N(x, weight) + bias)
 
     The sum of squares and everything after it is computed in float32, in an order that depends on
@@ -174,6 +174,15 @@ def rms_norm(
     https://arxiv.org/abs/1910.07467; ported from ``dispatch_rms_norm``,
     ``dispatch_rms_norm_no_scale_bf16`` and ``dispatch_rms_norm_no_scale_f32`` of mlx-native 0.9.0,
     ``rms_norm.rs``.
+
+    Example::
+
+        import torch, torch_mlxnorm
+
+        x = torch.randn(8, 2816, dtype=torch.bfloat16)
+        weight = torch.ones(2816, dtype=torch.bfloat16)
+        y = torch_mlxnorm.rms_norm(x, weight, 1e-6)
+        torch_mlxnorm.rms_norm(x, weight, 1e-6, out=x)  # in place
     """
     return _rms_norm(x, weight, eps, bias, activation, weight_offset, casting_mode, out)
 
@@ -217,6 +226,13 @@ def rms_norm_mul(
     Source: ported from ``dispatch_rms_norm_mul`` of mlx-native 0.9.0, ``rms_norm.rs``, which takes
     a scale of x's shape and dtype. The activations are beyond the source; :func:`gated_rms_norm`
     has those of models, whose gate stays in float32.
+
+    Example::
+
+        import torch, torch_mlxnorm
+
+        x, gate = torch.randn(2, 8, 2816)
+        y = torch_mlxnorm.rms_norm_mul(x, torch.ones(2816), gate, activation="silu")
     """
     return _rms_norm_mul(
         x, weight, scale, eps, activation, weight_offset, casting_mode, round_intermediates, out
@@ -262,6 +278,14 @@ def rms_norm_modulate(
         Otherwise as :func:`rms_norm`.
 
     Source: beyond mlx-native 0.9.0, which has no op like it.
+
+    Example::
+
+        import torch, torch_mlxnorm
+
+        x = torch.randn(2, 256, 3072)  # [batch, tokens, dim]
+        scale, shift = torch.randn(2, 2, 1, 3072)  # each [batch, 1, dim]
+        y = torch_mlxnorm.rms_norm_modulate(x, None, scale, shift)
     """
     return _rms_norm_modulate(
         x,
@@ -322,6 +346,13 @@ def gated_rms_norm(
 
     Source: beyond mlx-native 0.9.0, which has no op like it. The formulas are those of Dao and Gu,
     "Transformers are SSMs", 2024, https://arxiv.org/abs/2405.21060, and of its code.
+
+    Example::
+
+        import torch, torch_mlxnorm
+
+        x, gate = torch.randn(2, 8, 4096)
+        y = torch_mlxnorm.gated_rms_norm(x, gate, torch.ones(4096), 1e-5, group_size=512)
     """
     return _gated_rms_norm(
         x,
@@ -395,6 +426,13 @@ def channel_rms_norm(
 
     Source: beyond mlx-native 0.9.0, which has no op like it: the norms of the VAEs of Wan,
     Qwen-Image, HunyuanVideo 1.5 and LTX.
+
+    Example::
+
+        import torch, torch_mlxnorm
+
+        x = torch.randn(1, 96, 4, 32, 32)  # [N, C, frames, height, width]
+        y = torch_mlxnorm.channel_rms_norm(x, torch.ones(96), silu=True)
     """
     return _channel_rms_norm(x, gamma, bias, eps, form, silu, weight_offset, casting_mode, out)
 
@@ -418,7 +456,7 @@ def rms_norm_rope(
     """The norm of a head, and rotary position embedding::
 
         y = R(N(x, weight))
-        y0, y1 = y[..., :r/2], y[..., r/2:r]     # or y[..., 0:r:2], y[..., 1:r:2], interleaved
+        y0, y1 = y[..., :r/2], y[..., r/2:r]    # or neighbours
         out = y0 * cos - y1 * sin, y1 * cos + y0 * sin, y[..., r:]
 
     in the places of ``y0``, ``y1`` and the rest, which passes through.
@@ -429,7 +467,8 @@ def rms_norm_rope(
         weight: ``[dim]``, what broadcasts to x's shape, or ``None``.
         cos, sin: ``[..., r/2]``, with leading dimensions that broadcast to x's, such as
             ``[tokens, 1, r/2]`` or ``[batch, 1, tokens, r/2]``, each of its own dtype and strides.
-        interleaved: pairs are neighbours, not an element of either half.
+        interleaved: pairs are neighbours, ``y[..., 0:r:2]`` and ``y[..., 1:r:2]``, not an element
+            of either half.
         full_tables: cos and sin are ``[..., r]``, an element for each of x's, and those of a pair
             may differ. Tables wider than ``dim/2`` always are; of narrower ones the shape does not
             tell: ``dim/2`` columns rotate all of a row, or half of it with full tables.
@@ -451,6 +490,15 @@ def rms_norm_rope(
         Otherwise as :func:`rms_norm`.
 
     Source: beyond mlx-native 0.9.0, which has no op like it.
+
+    Example::
+
+        import torch, torch_mlxnorm
+
+        angles = torch.outer(torch.arange(16.0), 1e4 ** -torch.linspace(0, 1, 65)[:-1])
+        cos, sin = angles.cos()[:, None], angles.sin()[:, None]  # [tokens, 1, dim / 2]
+        x = torch.randn(1, 16, 32, 128)  # [batch, tokens, heads, dim]
+        y = torch_mlxnorm.rms_norm_rope(x, torch.ones(128), cos, sin)
     """
     return _rms_norm_rope(
         x,
@@ -511,6 +559,16 @@ def qk_norm_rope(
         Otherwise as :func:`rms_norm_rope`.
 
     Source: beyond mlx-native 0.9.0, which has no op like it.
+
+    Example::
+
+        import torch, torch_mlxnorm
+
+        angles = torch.outer(torch.arange(16.0), 1e4 ** -torch.linspace(0, 1, 65)[:-1])
+        cos, sin = angles.cos()[:, None], angles.sin()[:, None]
+        q, k = torch.randn(1, 16, 40, 128).split([32, 8], dim=2)  # slices of one projection
+        weight = torch.ones(128)
+        torch_mlxnorm.qk_norm_rope(q, k, weight, weight, cos, sin, out=(q, k))
     """
     return _qk_norm_rope(
         q,
@@ -573,6 +631,16 @@ def qkv_norm_rope(
         As :func:`qk_norm_rope`.
 
     Source: beyond mlx-native 0.9.0, which has no op like it; it serves Gemma 4.
+
+    Example::
+
+        import torch, torch_mlxnorm
+
+        angles = torch.outer(torch.arange(16.0), 1e4 ** -torch.linspace(0, 1, 65)[:-1])
+        cos, sin = angles.cos()[:, None], angles.sin()[:, None]
+        q, k, v = torch.randn(1, 16, 48, 128).split([32, 8, 8], dim=2)
+        weight = torch.ones(128)
+        torch_mlxnorm.qkv_norm_rope(q, k, v, weight, weight, cos, sin, out=(q, k, v))
     """
     return _qkv_norm_rope(
         q,
@@ -624,6 +692,13 @@ def rms_norm_triple(
         As :func:`rms_norm`.
 
     Source: ported from ``dispatch_rms_norm_f32_triple`` of mlx-native 0.9.0, ``rms_norm.rs``.
+
+    Example::
+
+        import torch, torch_mlxnorm
+
+        x, (a, b) = torch.randn(8, 2816), torch.ones(2, 2816)
+        mlp_in, moe_in, router_in = torch_mlxnorm.rms_norm_triple(x, a, b, None)
     """
     return _rms_norm_triple(x, weight_a, weight_b, weight_c, eps, weight_offset, casting_mode, out)
 
@@ -682,6 +757,16 @@ def add_rms_norm(
     Source: beyond ``rms_norm.rs`` of mlx-native 0.9.0; it serves the pre-norm layers of Llama,
     Qwen, Mistral and others; Granite and MiniMax with alpha and beta, diffusion transformers with
     gate, next_scale and next_shift.
+
+    Example::
+
+        import torch, torch_mlxnorm
+
+        x, residual = torch.randn(2, 8, 4096, dtype=torch.bfloat16)
+        weight = torch.ones(4096, dtype=torch.bfloat16)
+        y, residual = torch_mlxnorm.add_rms_norm(
+            x, residual, weight, casting_mode="llama", round_intermediates=True
+        )
     """
     return _add_rms_norm(
         x,
@@ -749,6 +834,16 @@ def rms_norm_add(
 
     Source: beyond ``rms_norm.rs`` of mlx-native 0.9.0; it serves the post-norms of Gemma 2 to 4 and
     OLMo 2, with scale the end of a dense Gemma 4 layer, with gate the blocks of Z-Image.
+
+    Example::
+
+        import torch, torch_mlxnorm
+
+        x, residual = torch.randn(2, 8, 2816, dtype=torch.bfloat16)
+        weight = torch.zeros(2816, dtype=torch.bfloat16)  # Gemma 3 stores weight - 1
+        h = torch_mlxnorm.rms_norm_add(
+            x, residual, weight, weight_offset=1.0, round_intermediates=True
+        )
     """
     return _rms_norm_add(
         x,
@@ -823,6 +918,16 @@ def rms_norm_add_rms_norm(
 
     Source: beyond ``rms_norm.rs`` of mlx-native 0.9.0; it serves Gemma 2, 3 and 4, where a norm of
     the residual stream follows every post-norm, and with gate and next_scale Z-Image.
+
+    Example::
+
+        import torch, torch_mlxnorm
+
+        x, residual = torch.randn(2, 8, 2816, dtype=torch.bfloat16)
+        weight, next_weight = torch.ones(2, 2816, dtype=torch.bfloat16)
+        residual, y = torch_mlxnorm.rms_norm_add_rms_norm(
+            x, residual, weight, next_weight, round_intermediates=True
+        )
     """
     return _rms_norm_add_rms_norm(
         x,
@@ -882,6 +987,16 @@ def fused_post_attn_triple_norm(
 
     Source: ported from ``dispatch_fused_post_attn_triple_norm_f32`` of mlx-native 0.9.0,
     ``rms_norm.rs``; it serves the MoE layers of Gemma 4.
+
+    Example::
+
+        import torch, torch_mlxnorm
+
+        hidden, attn_out = torch.randn(2, 8, 2816)
+        post, a, b = torch.ones(3, 2816)
+        residual, mlp_in, moe_in, router_in = torch_mlxnorm.fused_post_attn_triple_norm(
+            hidden, attn_out, post, a, b, None
+        )
     """
     return _fused_post_attn_triple_norm(
         hidden,
@@ -936,6 +1051,16 @@ def fused_post_ff_norm2_endlayer(
 
     Source: ported from ``dispatch_fused_post_ff_norm2_endlayer_f32`` of mlx-native 0.9.0,
     ``rms_norm.rs``; it serves the MoE layers of Gemma 4.
+
+    Example::
+
+        import torch, torch_mlxnorm
+
+        attn_out, moe_accum, residual = torch.randn(3, 8, 2816)
+        w2, w3 = torch.ones(2, 2816)
+        mlp_down, hidden = torch_mlxnorm.fused_post_ff_norm2_endlayer(
+            attn_out, moe_accum, residual, w2, w3, torch.tensor(0.5)
+        )
     """
     return _fused_post_ff_norm2_endlayer(
         attn_out,
@@ -969,7 +1094,7 @@ def fused_moe_wsum_post_ff_norm2_endlayer(
 ) -> tuple[Tensor, Tensor]:
     """The weighted sum of the experts, then :func:`fused_post_ff_norm2_endlayer`::
 
-        moe_accum = R(sum over k of routing_weights[..., k] * expert_outputs[..., k, :])
+        moe_accum = R(sum(routing_weights[..., k] * expert_outputs[..., k, :] for k in experts))
         mlp_down = R(attn_out + R(N(moe_accum, w2)))
         hidden = R(residual + R(N(mlp_down, w3))) * layer_scalar
 
@@ -994,6 +1119,18 @@ def fused_moe_wsum_post_ff_norm2_endlayer(
 
     Source: ported from ``dispatch_fused_moe_wsum_post_ff_norm2_endlayer_f32_v2`` of mlx-native
     0.9.0, ``rms_norm.rs``; it serves the MoE layers of Gemma 4.
+
+    Example::
+
+        import torch, torch_mlxnorm
+
+        expert_outputs = torch.randn(8, 4, 2816)  # [tokens, top_k, dim]
+        routing_weights = torch.rand(8, 4).softmax(-1)
+        attn_out, residual = torch.randn(2, 8, 2816)
+        w2, w3 = torch.ones(2, 2816)
+        mlp_down, hidden = torch_mlxnorm.fused_moe_wsum_post_ff_norm2_endlayer(
+            expert_outputs, routing_weights, attn_out, residual, w2, w3, torch.tensor(0.5)
+        )
     """
     return _fused_moe_wsum_post_ff_norm2_endlayer(
         expert_outputs,

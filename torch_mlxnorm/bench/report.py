@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,7 @@ def machine(device: str) -> dict[str, Any]:
         "name": name,
         "torch": torch.__version__,
         "torch_mlxnorm": torch_mlxnorm.__version__,
+        "date": datetime.date.today().isoformat(),
     }
 
 
@@ -104,53 +108,85 @@ def read_json(path: Path) -> tuple[Record, list[Record]]:
     return report["machine"], report["lines"]
 
 
-def plot(paths: Iterable[Path], machine: Record, records: Sequence[Record]) -> None:
-    """Bandwidth over bytes, a panel for each op."""
+# ---- plots --------------------------------------------------------------------------------------
+
+
+def provenance(machine: Record) -> str:
+    return f"{machine['name']}; PyTorch {machine['torch']}; {machine['date']}"
+
+
+@contextmanager
+def drawing(paths: Iterable[Path], dark: bool, **figure: Any) -> Iterator[tuple[Any, Any]]:
+    """Figure and axes, which are written to every path; without a background for a dark page."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    matplotlib.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "torch_mlxnorm"}
+    text = {"svg.fonttype": "none", "svg.hashsalt": "torch_mlxnorm"}
+    with pyplot.style.context(["dark_background" if dark else "default", text]):
+        drawn, axes = pyplot.subplots(layout="constrained", **figure)
+        yield drawn, axes
+        for path in paths:
+            of_kind = {"metadata": {"Date": None}} if path.suffix == ".svg" else {}
+            drawn.savefig(path, dpi=80, transparent=dark, **of_kind)
+        pyplot.close(drawn)
+
+
+def plot(
+    paths: Iterable[Path],
+    machine: Record,
+    records: Sequence[Record],
+    columns: int = 4,
+    dark: bool = False,
+) -> None:
+    """Bandwidth over bytes, a panel for each op."""
     by_op: dict[str, list[Record]] = {}
     for record in sorted(records, key=lambda record: record["bytes"]):
         by_op.setdefault(record["op"], []).append(record)
     ops = list(dict.fromkeys(record["op"] for record in records))
-    columns = min(4, len(ops))
+    columns = min(columns, len(ops))
     rows = -(-len(ops) // columns)
-    figure, axes = pyplot.subplots(
-        rows,
-        columns,
-        figsize=(4 * columns, 2.7 * rows + 0.5),
+    with drawing(
+        paths,
+        dark,
+        nrows=rows,
+        ncols=columns,
+        figsize=(4 * columns + 0.4, 2.7 * rows + 0.7),
         squeeze=False,
         sharex=True,
         sharey=True,
-    )
-    for axis in axes.flat[len(ops) :]:
-        axis.set_visible(False)
+    ) as (figure, axes):
+        for axis in axes.flat[len(ops) :]:
+            axis.set_visible(False)
+        for op, axis in zip(ops, axes.flat, strict=False):
+            panel(axis, op, by_op[op])
+        for axis in axes.flat[max(0, len(ops) - columns) : len(ops)]:
+            axis.tick_params(labelbottom=True)  # nothing is below it
+            axis.set_xlabel("bytes read and written", fontsize=8)
+        legends = [axis.get_legend_handles_labels() for axis in axes.flat]
+        entries = {name: handle for pair in legends for handle, name in zip(*pair, strict=True)}
+        figure.legend(
+            entries.values(),
+            entries.keys(),
+            fontsize=8,
+            ncols=len(entries),
+            loc="outside lower center",
+            frameon=False,
+        )
+        figure.supylabel("GB/s", fontsize=9)
+        figure.suptitle(textwrap.fill(provenance(machine), 60 * columns), fontsize=9)
+
+
+def panel(axis: Any, op: str, records: Sequence[Record]) -> None:
+    of_copy = {r["bytes"]: r["gb_per_s"] / r["over"][COPY][1] for r in records}
+    axis.plot(*zip(*of_copy.items(), strict=True), color="0.6", label="copy")
     colors = {"float32": "tab:blue", "bfloat16": "tab:orange", "float16": "tab:green"}
-    for op, axis in zip(ops, axes.flat, strict=False):
-        of_copy = {r["bytes"]: r["gb_per_s"] / r["over"][COPY][1] for r in by_op[op]}
-        axis.plot(*zip(*of_copy.items(), strict=True), color="0.6", label="copy")
-        for dtype, color in colors.items():
-            points = [(r["bytes"], r["gb_per_s"]) for r in by_op[op] if r["dtype"] == dtype]
-            if points:
-                axis.plot(*zip(*points, strict=True), "o", color=color, label=dtype, ms=3)
-        axis.set(xscale="log", ylim=(0, None))
-        axis.minorticks_off()
-        axis.set_title(op, fontsize=9)
-        axis.grid(alpha=0.3)
-    for axis in axes.flat[max(0, len(ops) - columns) : len(ops)]:
-        axis.tick_params(labelbottom=True)  # nothing is below it
-    legends = [axis.get_legend_handles_labels() for axis in axes.flat]
-    entries = {name: handle for pair in legends for handle, name in zip(*pair, strict=True)}
-    figure.legend(
-        entries.values(), entries.keys(), fontsize=8, ncols=len(entries), loc="upper right"
-    )
-    figure.supxlabel("bytes read and written", fontsize=9)
-    figure.supylabel("GB/s", fontsize=9)
-    figure.suptitle(f"{machine['name']}, torch {machine['torch']}", fontsize=10)
-    figure.tight_layout()
-    for path in paths:
-        figure.savefig(path, dpi=80, metadata={"Date": None} if path.suffix == ".svg" else None)
-    pyplot.close(figure)
+    for dtype, color in colors.items():
+        points = [(r["bytes"], r["gb_per_s"]) for r in records if r["dtype"] == dtype]
+        if points:
+            axis.plot(*zip(*points, strict=True), "o", color=color, label=dtype, ms=3)
+    axis.set(xscale="log", ylim=(0, None))
+    axis.minorticks_off()
+    axis.set_title(op, fontsize=9)
+    axis.grid(color="0.5", alpha=0.3)

@@ -54,7 +54,7 @@ def figures(record: Record, names: Iterable[str]) -> list[str]:
 
 
 def of_machine(machine: Record, records: Sequence[Record]) -> str:
-    return f"{machine['name']}; PyTorch {machine['torch']}.\n"
+    return f"{report.provenance(machine)}.\n"
 
 
 def by_shape(machine: Record, records: Sequence[Record]) -> str:
@@ -86,22 +86,34 @@ def by_model(machine: Record, records: Sequence[Record]) -> str:
 LARGE = 8 << 20  # bytes, of which memory and not the call takes the time
 
 
+def large_by_op(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """What is over ours in the large lines of each op."""
+    by_op: dict[str, list[Record]] = {}
+    for record in records:
+        if record["bytes"] >= LARGE:
+            by_op.setdefault(record["op"], []).append(record["over"])
+    return by_op
+
+
+def middle(over: Sequence[Record], name: str) -> float | None:
+    """The median, where there is one."""
+    ratios = [each[name][1] for each in over if name in each]
+    return statistics.median(ratios) if ratios else None
+
+
 def summary(machine: Record, records: Sequence[Record]) -> str:
     """Of each op's large lines: medians, and the lowest share of a plain kernel."""
-    large = [record for record in records if record["bytes"] >= LARGE]
-    peers = measured(large)
+    peers = measured([record for record in records if record["bytes"] >= LARGE])
     rows = []
-    for op in dict.fromkeys(record["op"] for record in large):
-        mine = [record["over"] for record in large if record["op"] == op]
+    for op, over in large_by_op(records).items():
 
-        def middle(name: str, mine: list[Record] = mine) -> str:
-            ratios = [over[name][1] for over in mine if name in over]
-            unit = "×" if name in PEERS else ""
-            return f"{statistics.median(ratios):.2f}{unit}" if ratios else "-"
+        def shown(name: str, over: list[Record] = over) -> str:
+            ratio = middle(over, name)
+            return "-" if ratio is None else f"{ratio:.2f}{'×' if name in PEERS else ''}"
 
-        lowest = f"{min(over[PLAIN][1] for over in mine):.2f}"
-        shares = [middle(PLAIN), lowest, middle(COPY)]
-        rows.append([f"`{op}`", str(len(mine)), *shares, *map(middle, peers)])
+        lowest = f"{min(each[PLAIN][1] for each in over):.2f}"
+        shares = [shown(PLAIN), lowest, shown(COPY)]
+        rows.append([f"`{op}`", str(len(over)), *shares, *map(shown, peers)])
     shares = [HEADS[PLAIN], f"lowest {HEADS[PLAIN]}", HEADS[COPY]]
     heads = ["op", "lines", *shares, *(HEADS[name] for name in peers)]
     return f"Lines of {LARGE >> 20} MiB or more, medians:\n\n" + table(heads, rows)
