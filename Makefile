@@ -19,11 +19,13 @@ help: ## what there is to make
 demo: build $(if $(filter sim,$(DEVICE)),system) ## check and time every op on the shapes of public models (DEVICE=cpu|mps|sim)
 	$(BIN)/python -m torch_mlxnorm.bench.demo --device $(DEVICE)
 
-test: build system ## the tests but those of models, or one op's (OP=rms_norm_add PYTEST_ARGS="-k bits")
-	$(BIN)/python -m pytest --ignore=tests/models --ignore=tests/docs $(if $(OP),--op $(OP)) $(PYTEST_ARGS)
+JOBS ?= auto
+PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+test: build system ## the tests but those of models, or one op's (OP=rms_norm_add JOBS=1 PYTEST_ARGS="-k bits")
+	$(PYTEST) --ignore=tests/models --ignore=tests/docs $(if $(OP),--op $(OP)) $(PYTEST_ARGS)
 
 test-models: build system ## torch_mlxnorm.compile, small models of transformers, comfy-kitchen
-	$(BIN)/python -m pytest tests/models $(PYTEST_ARGS)
+	$(PYTEST) tests/models $(PYTEST_ARGS)
 
 N ?= 100000
 SEED ?= 0
