@@ -72,6 +72,16 @@ test-docs: docs system ## those pages in headless Chromium
 	tools/install-debian-packages --docs
 	$(BIN)/python -m pytest tests/docs $(PYTEST_ARGS)
 
+WHEEL ?= local
+wheel: build ## a wheel for this machine and its PyTorch, checked, in build/wheel (WHEEL=local|pypi)
+	rm -rf build/wheel
+	MLXNORM_WHEEL=$(WHEEL) $(BIN)/pip wheel --quiet --no-build-isolation --no-deps --wheel-dir build/wheel .
+	$(BIN)/python tests/wheels/check.py build/wheel/*.whl
+
+MACOS_TORCH ?= 2.13.0
+wheel-macos: $(VENV)/.python ## the macOS wheel, made on Linux by zig and checked, in build/wheel-macos (MACOS_TORCH=2.13.0)
+	$(BIN)/python tests/wheels/macos.py $(MACOS_TORCH)
+
 lint: $(VENV)/.python ## ruff and clang-format
 	$(BIN)/ruff check $(PYTHON_FILES)
 	$(BIN)/ruff format --check $(PYTHON_FILES)
