@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.machinery
-import runpy
 from pathlib import Path
 
 import torch  # the extension needs its libraries
@@ -43,8 +42,10 @@ def _load() -> None:
 
     # Written by setup.py, for the Python that it last ran with. An extension without a record may
     # be of anything.
-    record = _PACKAGE / "_build.py"
-    built = runpy.run_path(str(record)) if record.exists() else {}
+    try:
+        built = vars(importlib.import_module("torch_mlxnorm._build"))
+    except ModuleNotFoundError:
+        built = {}
     if built.get("EXTENSION") not in loadable:
         built = {}
     version, torch_version = built.get("VERSION", __version__), built.get("TORCH", running)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 
 from torch_mlxnorm import _dtensor, _nested, _vmap
-from torch_mlxnorm._roles import overloads
 
 _LIBRARY = torch.library.Library("mlxnorm", "IMPL")
 
-for _op in overloads():
-    _vmap.register(_LIBRARY, _op)
-    _nested.register(_LIBRARY, _op)
+# By name: an overload takes PyTorch longer to make than to register with, and is made when used.
+_vmap.register(_LIBRARY)
+_nested.register(_LIBRARY)
 _dtensor.register(_LIBRARY)

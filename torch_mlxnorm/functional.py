@@ -42,6 +42,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from torch_mlxnorm._roles import LIKES
+
 Activation = Literal["none", "silu", "gelu_tanh", "sigmoid"]
 CastingMode = Literal["gemma", "llama"]
 Modulation = Literal["steps", "addcmul", "once"]
@@ -129,16 +131,15 @@ def _add_extras(
 
 
 def _bind(name: str) -> Callable[[tuple[Any, ...], dict[str, Any], Any], Any]:
-    """Both overloads of an operator, looked up once, as ``run(arguments, options, out)``, which
-    adds the out arguments to ``options``."""
-    packet = getattr(torch.ops.mlxnorm, name)
-    functional, write = packet.default, packet.out
-    results = [argument.name for argument in write._schema.arguments if argument.is_out]
+    """Both overloads of an operator as ``run(arguments, options, out)``, which adds the out
+    arguments to ``options``."""
+    ops, results = torch.ops.mlxnorm, list(LIKES[name])
     count = len(results)
 
     def run(arguments: tuple[Any, ...], options: dict[str, Any], out: Any) -> Any:
+        packet = getattr(ops, name)  # which PyTorch makes, and keeps, when it is first asked for
         if out is None:
-            return functional(*arguments, **options)
+            return packet.default(*arguments, **options)
         if count == 1:
             options["out"] = out
         elif isinstance(out, (tuple, list)) and len(out) == count:
@@ -152,7 +153,7 @@ def _bind(name: str) -> Callable[[tuple[Any, ...], dict[str, Any], Any], Any]:
                 f"mlxnorm::{name}: out must be a tuple of {count} tensors "
                 f"({', '.join(results)}), got {got}"
             )
-        write(*arguments, **options)
+        packet.out(*arguments, **options)
         return out
 
     return run

@@ -21,7 +21,7 @@ from darwin import ROOT, Mac  # noqa: E402
 
 from wheels.check import check  # noqa: E402
 
-# Where it was the last time: zig remembers what it compiled by the command.
+# Kept, with build.log, to look at what went wrong.
 FOLDER = ROOT / ".cache/wheel-macos"
 DIST = ROOT / "build/wheel-macos"
 TOOLS = Path(__file__).with_name("apple_tools.py")
