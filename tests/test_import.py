@@ -10,33 +10,33 @@ from forked import Program
 
 PROGRAMS = {
     "no overload is made": """
-import torch_mlxnorm
+import torch, torch_mlxnorm
 assert "rms_norm" not in vars(torch.ops.mlxnorm)
 torch_mlxnorm.rms_norm(torch.ones(8), torch.ones(8))
 assert "rms_norm" in vars(torch.ops.mlxnorm) and "add_rms_norm" not in vars(torch.ops.mlxnorm)
 """,
     "no module of few": """
 import sys
-import torch_mlxnorm
+import torch, torch_mlxnorm
 few = ("torch.distributed.tensor", "torch.nested._internal.ops", "torch_mlxnorm.compile")
 assert not {name for name in few if name in sys.modules}
 """,
     # Rules for nested tensors are registered with the first call that one takes part in.
     "the first call of a nested tensor": """
-import torch_mlxnorm
+import torch, torch_mlxnorm
 from torch.nested._internal.nested_tensor import NestedTensor
 values, weight = torch.randn(5, 8), torch.ones(8)
 y = torch_mlxnorm.rms_norm(NestedTensor(values, offsets=torch.tensor([0, 2, 5])), weight)
 assert torch.equal(y.values(), torch_mlxnorm.rms_norm(values, weight))
 """,
     "the first call in vmap": """
-import torch_mlxnorm
+import torch, torch_mlxnorm
 x, weight = torch.randn(3, 5, 8), torch.ones(8)
 y = torch.vmap(lambda row: torch_mlxnorm.rms_norm(row, weight))(x)
 assert torch.equal(y, torch_mlxnorm.rms_norm(x, weight))
 """,
     "the first call compiled": """
-import torch_mlxnorm
+import torch, torch_mlxnorm
 x, weight = torch.randn(5, 8), torch.ones(8)
 norm = torch.compile(torch_mlxnorm.rms_norm, backend="eager", fullgraph=True)
 assert torch.equal(norm(x, weight), torch_mlxnorm.rms_norm(x, weight))
