@@ -81,11 +81,13 @@ def makefile() -> str:
 
 BEFORE = {
     "torch_mlxnorm/__init__.py": "from torch_mlxnorm.functional import norm, Mode\n"
-    "from torch_mlxnorm.modules import Norm\n__all__ = ['norm', 'Mode', 'Norm', '__version__']\n",
+    "if TYPE_CHECKING:\n    from torch_mlxnorm.modules import Norm\n"
+    "__all__ = ['norm', 'Mode', 'Norm', '__version__']\n",
     "torch_mlxnorm/functional.py": "Mode = Literal['a']\n"
     "def norm(x: Tensor, *, eps: float = 1e-6) -> Tensor:\n    return x\n",
     "torch_mlxnorm/modules.py": "class Norm(Module):\n"
-    "    def __init__(self, dim: int) -> None: ...\n    def forward(self, x): ...\n    def _private(self): ...\n",
+    "    def __init__(self, dim: int) -> None: ...\n"
+    "    def forward(self, x): ...\n    def _private(self): ...\n",
     "torch_mlxnorm/plain.metal": "",
 }
 

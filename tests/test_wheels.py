@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import runpy
 import sys
 import tempfile
@@ -17,12 +18,14 @@ import pytest
 from beside import beside, run, side_by_side
 
 from tools import require_module
+from torch_mlxnorm._extension import OLDEST_TORCH
 
 require_module("ziglang", "PyPI ziglang")
 require_module("lief", "PyPI lief")
 
 import lief  # noqa: E402
 from cross_compile.symbols import read_exports  # noqa: E402
+from cross_compile.wheels import VERSIONS  # noqa: E402
 from wheels.apple_tools import TBD, for_zig  # noqa: E402
 from wheels.check import ROOT, Report, check  # noqa: E402
 
@@ -208,6 +211,16 @@ def test_a_right_wheel_passes(wheel_reports: dict[str, Report]) -> None:
 def test_a_fault_is_named(fault: str, wheel_reports: dict[str, Report]) -> None:
     report = wheel_reports[fault]
     assert any(FAULTS[fault][1] in text for text in report.faults), str(report)
+
+
+def test_the_workflow_makes_wheels_of_every_pytorch() -> None:
+    """From the oldest on; those for PyPI of the newest."""
+    text = (ROOT / ".github/workflows/wheels.yml").read_text()
+    (listed,) = re.findall(r"^ *torch: \[(.*)\]$", text, re.MULTILINE)
+    minors = re.findall(r'"2\.(\d+)"', listed)
+    newest = VERSIONS[-1].rpartition(".")[0]
+    assert minors == [str(minor) for minor in range(OLDEST_TORCH[1], int(newest[2:]) + 1)]
+    assert set(re.findall(r'torch: "(.*)", wheel: pypi', text)) == {newest}
 
 
 def test_compilers_arguments() -> None:

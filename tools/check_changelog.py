@@ -21,9 +21,12 @@ Api = dict[str, str]  # signatures by name
 
 
 def definitions(tree: ast.Module) -> dict[str, ast.stmt]:
-    """What a module defines or imports, by name."""
+    """What a module defines or imports, by name, for type checkers as well."""
     found: dict[str, ast.stmt] = {}
-    for node in tree.body:
+    conditional = [
+        node for branch in tree.body if isinstance(branch, ast.If) for node in branch.body
+    ]
+    for node in [*tree.body, *conditional]:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             found[node.name] = node
         elif isinstance(node, ast.Assign):
@@ -44,9 +47,8 @@ def signature(node: ast.stmt) -> str:
     """Without bodies, defaults as they are written."""
     match node:
         case ast.FunctionDef():
-            return (
-                f"({ast.unparse(node.args)}) -> {ast.unparse(node.returns or ast.Constant(None))}"
-            )
+            returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
+            return f"({ast.unparse(node.args)}){returns}"
         case ast.ClassDef():
             public = [
                 f"{item.name}{signature(item)}"

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torch_mlxnorm._after_import import after_import
 from torch_mlxnorm._roles import (
     OPS,
     bound,
@@ -94,7 +93,7 @@ def _write(
         out.copy_(result)
 
 
-def _register(library: torch.library.Library) -> None:
+def register(library: torch.library.Library) -> None:
     from torch.distributed.tensor import DTensor
     from torch.distributed.tensor.experimental import register_sharding
 
@@ -102,9 +101,3 @@ def _register(library: torch.library.Library) -> None:
         packet = getattr(torch.ops.mlxnorm, name)
         register_sharding(packet.default)(_shardings(packet.default))
         library._register_torch_dispatch_rule(f"{name}.out", DTensor, _write)
-
-
-def register(library: torch.library.Library) -> None:
-    """When ``torch.distributed.tensor`` is imported, which takes as long as importing PyTorch takes
-    once more: not to be done for everybody."""
-    after_import("torch.distributed.tensor", functools.partial(_register, library))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.machinery
+import os
 from pathlib import Path
 
 import torch  # the extension needs its libraries
@@ -30,7 +31,7 @@ def _load() -> None:
             f"torch_mlxnorm {__version__} needs PyTorch {oldest} or later, this is {running}"
         )
 
-    found = sorted(path.name for path in _PACKAGE.glob("_C.*"))
+    found = sorted(name for name in os.listdir(_PACKAGE) if name.startswith("_C."))
     if not found:
         raise ImportError(f"torch_mlxnorm._C has not been built. {_REBUILD}")
     loadable = [f"_C{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nested._internal.nested_tensor import NestedTensor
 
-from torch_mlxnorm._after_import import after_import
 from torch_mlxnorm._roles import (
     OPS,
     bound,
@@ -75,13 +73,8 @@ def _run(
     return None if results is None else _like(x, results)
 
 
-def _register(library: torch.library.Library) -> None:
+def register(library: torch.library.Library) -> None:
     for name in OPS:
         for overload in ("default", "out"):
             qualname = qualified(name, overload)
             library._register_torch_dispatch_rule(qualname, NestedTensor, _run)
-
-
-def register(library: torch.library.Library) -> None:
-    """With the first call that a nested tensor takes part in: PyTorch imports this module then."""
-    after_import("torch.nested._internal.ops", functools.partial(_register, library))

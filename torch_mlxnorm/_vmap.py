@@ -129,6 +129,7 @@ class _Rule:
 
 
 def register(library: torch.library.Library) -> None:
+    """By name: PyTorch takes longer to make an overload than to register with it."""
     for name in OPS:
         for overload in ("default", "out"):
             rule = _Rule(name, overload)
