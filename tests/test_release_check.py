@@ -64,6 +64,15 @@ def test_tests_skip_nothing(tmp_path: Path) -> None:
     assert release_check([check], [], tmp_path) == 0
 
 
+def test_checks_have_variables_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONLY", "mutants")
+    monkeypatch.setenv("MAKEFLAGS", "w -- ONLY=mutants")
+    check = Check("variables", 'test -z "$ONLY" && test "$MAKEFLAGS" = --no-print-directory')
+    assert release_check([check], [], tmp_path) == 0
+
+
 def test_every_target_that_checks_is_there() -> None:
     """Of the Makefile; an NVIDIA GPU is not asked for."""
     targets = set(
