@@ -11,7 +11,7 @@ FORMATTED := $(shell find csrc shaders tests torch_mlxnorm -regex '.*\.\(h\|cpp\
 PYTHON_FILES := setup.py torch_mlxnorm tests csrc docs tools examples comfyui torch-ext
 
 .PHONY: help demo test test-models test-models-versions fuzz stress test-arm64 test-versions test-sanitizers gpu-check mutants bench performance docs \
-  test-docs lint format build system clean
+  test-docs wheel wheel-macos release-check lint format build system clean
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +74,19 @@ docs: build $(VENV)/.docs ## the documentation as pages, build/docs/html/index.h
 test-docs: docs system ## those pages in headless Chromium
 	tools/install-debian-packages --docs
 	$(BIN)/python -m pytest tests/docs $(PYTEST_ARGS)
+
+WHEEL ?= local
+wheel: build ## a wheel for this machine and its PyTorch, checked, in build/wheel (WHEEL=local|pypi)
+	rm -rf build/wheel
+	MLXNORM_WHEEL=$(WHEEL) $(BIN)/pip wheel --quiet --no-build-isolation --no-deps --wheel-dir build/wheel .
+	$(BIN)/python tests/wheels/check.py build/wheel/*.whl
+
+MACOS_TORCH ?= 2.13.0
+wheel-macos: $(VENV)/.python ## the macOS wheel, made on Linux by zig and checked, in build/wheel-macos (MACOS_TORCH=2.13.0)
+	$(BIN)/python tests/wheels/macos.py $(MACOS_TORCH)
+
+release-check: build ## all of these checks that a release has to pass, in one table (ONLY="lint changelog")
+	$(BIN)/python tools/release_check.py $(ONLY)
 
 lint: $(VENV)/.python ## ruff and clang-format
 	$(BIN)/ruff check $(PYTHON_FILES)

@@ -53,7 +53,7 @@ def universal_mac(folder: Path) -> Built:
     mac = Mac(
         folder,
         archs="-arch arm64 -arch x86_64",
-        tools=("clang", "clang++", "xcrun"),
+        tools=("clang", "clang++", "install_name_tool", "xcrun"),
         environment={
             "MACOSX_DEPLOYMENT_TARGET": "11.0",
             "ARCHFLAGS": "-arch arm64 -arch x86_64",
@@ -85,6 +85,11 @@ def plain_mac(folder: Path) -> Built:
     return Built(mac, mac.setup("build_ext"))
 
 
+def mac_in_place(folder: Path) -> Built:
+    mac = Mac(folder)
+    return Built(mac, mac.setup("build_ext", "--inplace"))
+
+
 def mac_with(**description: Any) -> Callable[[Path], Built]:
     def build(folder: Path) -> Built:
         mac = Mac(folder, **description)
@@ -98,6 +103,7 @@ MACS: dict[str, Callable[[Path], Built]] = {
     "failing xcrun": mac_whose_compiler_fails,
     "plain": plain_mac,
     "bare": mac_with(),
+    "in place": mac_in_place,
     "no target": mac_with(environment={"MACOSX_DEPLOYMENT_TARGET": "sonoma"}),
     "intel": mac_with(machine="x86_64", archs="-arch x86_64"),
 }
@@ -208,8 +214,18 @@ def test_openmp_is_pytorchs_own(universal: Mac) -> None:
     for command in threaded:
         assert command.values("-Xclang") == {"-fopenmp"}
         assert f"-I{universal.torch}/include" in command.arguments
-    libraries = [a for a in link(universal).arguments if a.endswith("libomp.dylib")]
-    assert libraries == [f"{universal.torch}/lib/libomp.dylib"]
+    (library,) = [a for a in link(universal).arguments if a.endswith("libomp.dylib")]
+    (named,) = [c.arguments for c in universal.commands() if c.tool == "install_name_tool"]
+    assert named == ["-id", "@rpath/libomp.dylib", library]
+    assert Path(universal.source, library).is_relative_to(universal.source / "build")
+
+
+def test_pytorchs_libraries_are_beside_a_wheels(universal: Mac, macs: dict[str, Built]) -> None:
+    """And nowhere else; those of an extension in a checkout are where they were."""
+    rpath = "-Wl,-rpath,"
+    beside, there = "@loader_path/../torch/lib", f"{macs['in place'].mac.torch}/lib"
+    assert link(universal).starting(rpath) == {beside}
+    assert link(macs["in place"].right).starting(rpath) == {beside, there}
 
 
 def test_a_plain_mac(macs: dict[str, Built]) -> None:
@@ -293,6 +309,27 @@ def test_half_an_openmp_is_none(
 )
 def test_deployment_target(preset: str | None, target: str, functions: dict[str, Any]) -> None:
     assert functions["deployment_target"](preset) == target
+
+
+@pytest.mark.parametrize(
+    "wheel, version, torch_requirement",
+    [
+        (None, "", "torch>=2.8"),
+        ("local", "+torch{}", "torch=={}.*"),
+        ("pypi", "", "torch=={}.*"),
+    ],
+)
+def test_a_wheel_for_others_is_of_one_pytorch(
+    wheel: str | None, version: str, torch_requirement: str, functions: dict[str, Any]
+) -> None:
+    minor = ".".join(torch.__version__.split(".")[:2])
+    expected = functions["VERSION"] + version.format(minor), torch_requirement.format(minor)
+    assert functions["requirements"](wheel) == expected
+
+
+def test_a_wheel_for_nobody(functions: dict[str, Any]) -> None:
+    with pytest.raises(SystemExit, match="MLXNORM_WHEEL must be local or pypi, got 'conda'"):
+        functions["requirements"]("conda")
 
 
 @pytest.mark.parametrize(

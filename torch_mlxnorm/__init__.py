@@ -5,7 +5,7 @@ their typed, documented front.
 """
 
 import importlib
-from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from torch_mlxnorm import _extension, _registrations  # noqa: F401  (registers the operators)
 from torch_mlxnorm._version import __version__
@@ -33,8 +33,10 @@ from torch_mlxnorm.functional import (
     rms_norm_triple,
 )
 from torch_mlxnorm.modules import ChannelRMSNorm, RMSNorm
-from torch_mlxnorm.pipelines import CompiledKernel, compiled_kernels, warm_up
 from torch_mlxnorm.record import Chain, Record, RmsNormRecord, prebake, prebake_chain
+
+if TYPE_CHECKING:
+    from torch_mlxnorm.pipelines import CompiledKernel, compiled_kernels, warm_up
 
 __all__ = [
     "Activation",
@@ -72,8 +74,14 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> ModuleType:
-    """``torch_mlxnorm.compile`` is imported when it is used: it needs Dynamo and Inductor."""
+_PIPELINES = ("CompiledKernel", "compiled_kernels", "warm_up")
+
+
+def __getattr__(name: str) -> Any:
+    """What is imported when it is used: ``torch_mlxnorm.compile``, which needs Dynamo and Inductor,
+    and what servers call before the first request."""
     if name == "compile":
         return importlib.import_module("torch_mlxnorm.compile")
+    if name in _PIPELINES:
+        return getattr(importlib.import_module("torch_mlxnorm.pipelines"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import functools
-import importlib.abc
-import importlib.util
-import sys
-from collections.abc import Callable, Sequence
-from importlib.machinery import ModuleSpec
-from types import ModuleType
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,8 +19,6 @@ from torch_mlxnorm._roles import (
     rows_of,
     tensor_arguments,
 )
-
-_MODULE = "torch.distributed.tensor"
 
 
 def _shardings(op: torch._ops.OpOverload) -> Callable[..., Any]:
@@ -100,7 +93,7 @@ def _write(
         out.copy_(result)
 
 
-def _register(library: torch.library.Library) -> None:
+def register(library: torch.library.Library) -> None:
     from torch.distributed.tensor import DTensor
     from torch.distributed.tensor.experimental import register_sharding
 
@@ -108,37 +101,3 @@ def _register(library: torch.library.Library) -> None:
         packet = getattr(torch.ops.mlxnorm, name)
         register_sharding(packet.default)(_shardings(packet.default))
         library._register_torch_dispatch_rule(f"{name}.out", DTensor, _write)
-
-
-class _AfterImport(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Registers when ``torch.distributed.tensor`` is imported, which takes as long as importing
-    PyTorch takes once more: not to be done for everybody."""
-
-    def __init__(self, library: torch.library.Library) -> None:
-        self._library = library
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if name != _MODULE:
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        if spec is not None and spec.loader is not None:
-            self._loader, spec.loader = spec.loader, self
-        return spec
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self._loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        module.__loader__ = module.__spec__.loader = self._loader
-        self._loader.exec_module(module)
-        _register(self._library)
-
-
-def register(library: torch.library.Library) -> None:
-    if _MODULE in sys.modules:
-        _register(library)
-    else:
-        sys.meta_path.insert(0, _AfterImport(library))

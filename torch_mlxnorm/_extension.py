@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.machinery
-import runpy
+import os
 from pathlib import Path
 
 import torch  # the extension needs its libraries
@@ -31,7 +31,7 @@ def _load() -> None:
             f"torch_mlxnorm {__version__} needs PyTorch {oldest} or later, this is {running}"
         )
 
-    found = sorted(path.name for path in _PACKAGE.glob("_C.*"))
+    found = sorted(name for name in os.listdir(_PACKAGE) if name.startswith("_C."))
     if not found:
         raise ImportError(f"torch_mlxnorm._C has not been built. {_REBUILD}")
     loadable = [f"_C{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES]
@@ -43,8 +43,10 @@ def _load() -> None:
 
     # Written by setup.py, for the Python that it last ran with. An extension without a record may
     # be of anything.
-    record = _PACKAGE / "_build.py"
-    built = runpy.run_path(str(record)) if record.exists() else {}
+    try:
+        built = vars(importlib.import_module("torch_mlxnorm._build"))
+    except ModuleNotFoundError:
+        built = {}
     if built.get("EXTENSION") not in loadable:
         built = {}
     version, torch_version = built.get("VERSION", __version__), built.get("TORCH", running)

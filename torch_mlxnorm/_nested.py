@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 from torch.nested._internal.nested_tensor import NestedTensor
 
-from torch_mlxnorm._roles import bound, has_channels, name_of, rows_of, tensor_arguments
+from torch_mlxnorm._roles import (
+    OPS,
+    bound,
+    has_channels,
+    name_of,
+    qualified,
+    rows_of,
+    tensor_arguments,
+)
 
 
 def _like(x: NestedTensor, values: Tensor) -> NestedTensor:
@@ -65,7 +73,8 @@ def _run(
     return None if results is None else _like(x, results)
 
 
-def register(library: torch.library.Library, op: torch._ops.OpOverload) -> None:
-    overload = op._schema.overload_name
-    qualified = f"{name_of(op)}.{overload}" if overload else name_of(op)
-    library._register_torch_dispatch_rule(qualified, NestedTensor, _run)
+def register(library: torch.library.Library) -> None:
+    for name in OPS:
+        for overload in ("default", "out"):
+            qualname = qualified(name, overload)
+            library._register_torch_dispatch_rule(qualname, NestedTensor, _run)

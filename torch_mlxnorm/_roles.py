@@ -38,10 +38,9 @@ LIKES: dict[str, dict[str, str]] = _C.likes()
 INPUTS: tuple[Role, ...] = ("input", "experts", "channels")
 
 
-def overloads() -> list[torch._ops.OpOverload]:
-    """Both overloads of every operator."""
-    packets = [getattr(torch.ops.mlxnorm, name) for name in OPS]
-    return [overload for packet in packets for overload in (packet.default, packet.out)]
+def qualified(name: str, overload: str) -> str:
+    """What the dispatcher calls an overload of an operator."""
+    return name if overload == "default" else f"{name}.{overload}"
 
 
 def name_of(op: torch._ops.OpOverload) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -9,11 +10,12 @@ from torch import Tensor
 from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 
 from torch_mlxnorm._roles import (
+    OPS,
     bound,
     has_channels,
     is_written,
     leading_dimensions,
-    name_of,
+    qualified,
     rows_of,
     tensor_arguments,
 )
@@ -32,8 +34,12 @@ def _with_batch(tensor: Tensor, dim: int | None, batch: int) -> Tensor:
 class _Rule:
     """The kernel of an overload under the key FuncTorchBatched."""
 
-    def __init__(self, op: torch._ops.OpOverload) -> None:
-        self.op = op
+    def __init__(self, name: str, overload: str) -> None:
+        self.name, self.overload = name, overload
+
+    @cached_property
+    def op(self) -> torch._ops.OpOverload:
+        return getattr(getattr(torch.ops.mlxnorm, self.name), self.overload)
 
     def __call__(self, _keys: torch._C.DispatchKeySet, *args: Any, **kwargs: Any) -> Any:
         interpreter = retrieve_current_functorch_interpreter()
@@ -51,7 +57,7 @@ class _Rule:
                         f"{self.op._schema.name}: vmap: {name} must be batched, as an input is; it "
                         "cannot hold the results of the whole batch"
                     )
-            run = self.run_channels if has_channels(name_of(self.op)) else self.run
+            run = self.run_channels if has_channels(self.name) else self.run
             results = run(given, dims, batch)
         if isinstance(results, tuple):
             return tuple(_wrap(result, 0, level) for result in results)
@@ -115,15 +121,16 @@ class _Rule:
             operand = operand.reshape(sizes)
             given[name] = operand.expand(-1, count, *operand.shape[2:]).flatten(0, 1)
         given[x] = given[x].flatten(0, 1)
-        default = getattr(torch.ops.mlxnorm, name_of(self.op)).default
+        default = getattr(torch.ops.mlxnorm, self.name).default
         result = default(**given).unflatten(0, (batch, count))
         for out in outs:
             out.copy_(result)
         return None if outs else result
 
 
-def register(library: torch.library.Library, op: torch._ops.OpOverload) -> None:
-    name = op._schema.name.partition("::")[2]
-    overload = op._schema.overload_name
-    qualified = f"{name}.{overload}" if overload else name
-    library.impl(qualified, _Rule(op), "FuncTorchBatched", with_keyset=True)
+def register(library: torch.library.Library) -> None:
+    """By name: PyTorch takes longer to make an overload than to register with it."""
+    for name in OPS:
+        for overload in ("default", "out"):
+            rule = _Rule(name, overload)
+            library.impl(qualified(name, overload), rule, "FuncTorchBatched", with_keyset=True)

@@ -43,6 +43,7 @@ import torch
 from torch import Tensor
 
 from torch_mlxnorm import _C
+from torch_mlxnorm._roles import LIKES
 
 Activation = Literal["none", "silu", "gelu_tanh", "sigmoid"]
 CastingMode = Literal["gemma", "llama"]
@@ -58,24 +59,23 @@ _is_traced = torch.compiler.is_dynamo_compiling
 
 def _bind(name: str) -> Callable[..., Any]:
     """An operator as ``run(*arguments, out)``, of all arguments in the order of its schema."""
-    packet = getattr(torch.ops.mlxnorm, name)
-    functional, write = packet.default, packet.out
-    arguments = functional._schema.arguments
+    arguments = torch._C._get_schema(f"mlxnorm::{name}", "").arguments
     positional = sum(not argument.kwarg_only for argument in arguments)
     keywords = [(a.name, a.default_value) for a in arguments if a.kwarg_only]
-    results = [argument.name for argument in write._schema.arguments if argument.is_out]
+    ops, results = torch.ops.mlxnorm, list(LIKES[name])
     count = len(results)
 
     def run_in_python(*given: Any) -> Any:
         """By ``torch.ops``, for whoever wants to see that, without what is left at its default."""
         out = given[-1]
+        packet = getattr(ops, name)  # which PyTorch makes, and keeps, when it is first asked for
         options = {
             key: value
             for (key, default), value in zip(keywords, given[positional:-1], strict=True)
             if (value is not None if default is None else value != default)
         }
         if out is None:
-            return functional(*given[:positional], **options)
+            return packet.default(*given[:positional], **options)
         if count == 1:
             options["out"] = out
         elif isinstance(out, (tuple, list)) and len(out) == count:
@@ -89,7 +89,7 @@ def _bind(name: str) -> Callable[..., Any]:
                 f"mlxnorm::{name}: out must be a tuple of {count} tensors "
                 f"({', '.join(results)}), got {got}"
             )
-        write(*given[:positional], **options)
+        packet.out(*given[:positional], **options)
         return out
 
     run_in_cpp = _C.function(name, run_in_python)

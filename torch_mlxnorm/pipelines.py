@@ -7,9 +7,9 @@ source. CPU kernels are compiled when the extension is built.
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from itertools import product, zip_longest
 from operator import index
 from typing import Any, Literal, NamedTuple, get_args
@@ -188,7 +188,9 @@ def warm_up(
         for name, dtype, dim in product(names, dtypes, dims)
     ]
     work = [variant for turn in zip_longest(*variants) for variant in turn if variant is not None]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # the compiler runs without Python's lock
+    with concurrent.futures.ThreadPoolExecutor(
+        os.cpu_count()
+    ) as pool:  # the compiler runs without Python's lock
         for _ in pool.map(lambda variant: compile_variant(*variant), work):
             pass
 

@@ -34,14 +34,20 @@ def fetch(version: str) -> Path:
     return wheels[0]
 
 
+def unpack(version: str) -> Path:
+    """The version's folder `torch`, of what an extension is built with."""
+    folder = CACHE / version
+    if not (folder / "torch/version.py").exists():
+        wanted = ("torch/include/", "torch/lib/", "torch/version.py")
+        with zipfile.ZipFile(fetch(version)) as wheel:
+            names = [name for name in wheel.namelist() if name.startswith(wanted)]
+            wheel.extractall(folder, sorted(names))  # version.py last
+    return folder / "torch"
+
+
 def headers(version: str) -> Path:
     """The version's `torch/include`."""
-    folder = CACHE / version
-    if not folder.exists():
-        with zipfile.ZipFile(fetch(version)) as wheel:
-            names = [name for name in wheel.namelist() if name.startswith("torch/include/")]
-            wheel.extractall(folder, names)
-    return folder / "torch" / "include"
+    return unpack(version) / "include"
 
 
 def exports(version: str) -> set[str]:

@@ -68,7 +68,8 @@ class Mac:
     folder: Path
     machine: str = "arm64"
     archs: str = "-arch arm64"  # of Python's own flags
-    tools: tuple[str, ...] = ("clang", "clang++")
+    tools: tuple[str, ...] = ("clang", "clang++", "install_name_tool")
+    program: str = TOOL  # what a tool is
     environment: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -81,7 +82,9 @@ class Mac:
         (self.folder / "bin").mkdir()
         for tool in self.tools:
             path = self.folder / "bin" / tool
-            path.write_text(TOOL.format(python=sys.executable, log=str(self.folder / "log")))
+            path.write_text(
+                self.program.format(python=sys.executable, log=str(self.folder / "log"))
+            )
             path.chmod(0o755)
 
     def has(self, *files: str) -> None:

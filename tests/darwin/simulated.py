@@ -51,5 +51,8 @@ variables.update(
 from torch.utils import cpp_extension  # noqa: E402
 
 torch.backends.mps.is_built = lambda: True
+cpp_extension._TORCH_PATH = mac["torch"]
 cpp_extension.TORCH_LIB_PATH = str(Path(mac["torch"]) / "lib")
-runpy.run_path("setup.py", run_name="__main__")
+if (version := Path(mac["torch"], "version.py")).exists():  # PyTorch itself, not its place alone
+    torch.__version__ = runpy.run_path(str(version))["__version__"]
+runpy.run_path(str(Path("setup.py").resolve()), run_name="__main__")
