@@ -3,6 +3,7 @@
 #include "../versions.h"
 
 #include <ATen/core/LegacyTypeDispatch.h>
+#include <c10/util/SmallVector.h>
 
 #include "boxed.h"
 
@@ -12,7 +13,7 @@ namespace {
 void count_versions(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
                     torch::jit::Stack* stack) {
   const BoxedCall call(op, stack);
-  std::vector<at::Tensor> written;
+  c10::SmallVector<at::Tensor, kMaxResults> written;
   for (size_t i = 0; i < call.size(); ++i) {
     if (call.is_written(i)) {
       written.push_back(call[i].toTensor());

@@ -9,6 +9,7 @@
 
 #include <memory>
 #include <optional>
+#include <utility>
 
 #include "../call.h"
 #include "module.h"
@@ -23,6 +24,23 @@ struct ChoiceValue {
   py::object name;
   c10::IValue value;
 };
+
+// The stack of a call, whose memory a thread keeps for its next one.
+class Arguments {
+ public:
+  Arguments() : stack(std::exchange(kept, {})) {}
+  ~Arguments() {
+    stack.clear();
+    kept = std::move(stack);
+  }
+  Arguments(const Arguments&) = delete;
+
+  torch::jit::Stack stack;
+
+ private:
+  static thread_local torch::jit::Stack kept;
+};
+thread_local torch::jit::Stack Arguments::kept;
 
 class Function {
  public:
@@ -45,7 +63,8 @@ class Function {
 
   // Of the arguments of the schema and `out`.
   PyObject* operator()(PyObject* const* args, size_t count) const {
-    torch::jit::Stack stack;
+    Arguments arguments;
+    torch::jit::Stack& stack = arguments.stack;
     stack.reserve(size() + kMaxResults);
     PyObject* const out = args[count - 1];
     if (count != size() + 1 || is_watched() || !read(args, stack) || !read_outs(out, stack)) {

@@ -37,9 +37,11 @@ __all__ = [
     "check_tools",
     "enable",
     "enable_device",
+    "encode_nothing",
     "failing_compiler",
     "is_enabled",
     "live_objects",
+    "only_counting",
     "refuse_metallibs",
     "reset_stats",
     "stats",
@@ -100,6 +102,8 @@ def enable_device() -> None:
     for function in tables:
         function.restype = ctypes.c_size_t
         function.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
+    library.metal_sim_only_count.argtypes = [ctypes.c_bool]
+    library.metal_sim_encode_nothing.argtypes = [ctypes.c_int64]
     library.metal_sim_fail_compilations.argtypes = [ctypes.c_char_p]
     library.metal_sim_set_thread_order.argtypes = [ctypes.c_int, ctypes.c_uint64]
     package_parent = str(toolchain.PACKAGE.parent)
@@ -276,6 +280,22 @@ def _loaded() -> ctypes.CDLL:
     if _library is None:
         raise RuntimeError("call metal_sim.enable() first")
     return _library
+
+
+@contextmanager
+def only_counting() -> Iterator[None]:
+    """Inside the context, encoders count messages and do nothing else, so that what a
+    call takes is its own: no kernel runs, and results stay what they were."""
+    _loaded().metal_sim_only_count(True)
+    try:
+        yield
+    finally:
+        _loaded().metal_sim_only_count(False)
+
+
+def encode_nothing(times: int) -> None:
+    """So many blocks on the stream's queue, as a call has one: the fake Metal's own part of it."""
+    _loaded().metal_sim_encode_nothing(times)
 
 
 # ---- building the simulator ---------------------------------------------------------------------

@@ -22,15 +22,18 @@ from .clocks import number_of_turns
 
 DIM = 2816
 
-# The norms of a Gemma 4 MoE layer, in the order in which a decode step calls them.
+HEADS, KV_HEADS, HEAD_DIM = 16, 8, 256
+
+# The norms of a Gemma 4 MoE layer as `accelerate` has them, in the order in which a decode step
+# calls them, with their rows and dim: a row of a rotation is a head.
 LAYER = (
-    "rms_norm",
-    "qkv_norm_rope",
-    "fused_post_attn_triple_norm",
-    "rms_norm",
-    "rms_norm_mul",
-    "fused_moe_wsum_post_ff_norm2_endlayer",
-    "rms_norm",
+    ("rms_norm", 1, DIM),
+    ("rms_norm_rope", HEADS, HEAD_DIM),
+    ("rms_norm_rope", KV_HEADS, HEAD_DIM),
+    ("rms_norm", KV_HEADS, HEAD_DIM),
+    ("fused_post_attn_triple_norm", 1, DIM),
+    ("rms_norm", 1, DIM),
+    ("fused_moe_wsum_post_ff_norm2_endlayer", 1, DIM),
 )
 
 
@@ -82,8 +85,8 @@ def _record(
 def _of_a_layer() -> dict[str, Callable[[], object]]:
     by_name = {operator.name: operator for operator in operators()}
     bound: list[Bound] = []
-    for name in LAYER:
-        record, given, outs = _record(make_call(by_name[name], 1, DIM, torch.float32))
+    for name, rows, dim in LAYER:
+        record, given, outs = _record(make_call(by_name[name], rows, dim, torch.float32))
         bound.append(record.bind(*given, out=outs))
     chain = torch_mlxnorm.prebake_chain(*bound)
     each = [(record, given, outs if len(outs) > 1 else outs[0]) for record, given, outs in bound]

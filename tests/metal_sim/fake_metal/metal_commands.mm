@@ -20,6 +20,8 @@ sim::UInt3 to_uint3(MTLSize size) {
 
 }  // namespace
 
+std::atomic<bool> sim::only_counts = false;
+
 sim::StreamScope::StreamScope() {
   ++stream_scopes;
 }
@@ -78,7 +80,7 @@ struct sim::EncoderState {
 }
 
 - (void)setComputePipelineState:(id<MTLComputePipelineState>)pipeline {
-  ++sim::stats().messages;
+  if (!sim::is_heard()) return;
   if (![self isUsableFor:"setComputePipelineState"]) return;
   if (!pipeline) {
     [self reject:"setComputePipelineState: the pipeline is nil"];
@@ -90,7 +92,7 @@ struct sim::EncoderState {
 }
 
 - (void)setBuffer:(id<MTLBuffer>)buffer offset:(NSUInteger)offset atIndex:(NSUInteger)index {
-  ++sim::stats().messages;
+  if (!sim::is_heard()) return;
   if (![self isUsableFor:"setBuffer"] || ![self isIndex:index validFor:"setBuffer"]) return;
   if (buffer && offset >= [buffer length]) {
     [self reject:"setBuffer: offset " + std::to_string(offset) +
@@ -120,7 +122,7 @@ struct sim::EncoderState {
 }
 
 - (void)setBytes:(const void*)bytes length:(NSUInteger)length atIndex:(NSUInteger)index {
-  ++sim::stats().messages;
+  if (!sim::is_heard()) return;
   if (![self isUsableFor:"setBytes"] || ![self isIndex:index validFor:"setBytes"]) return;
   if (length == 0 || length > kMaxInlineBytes) {
     [self reject:"setBytes takes 1 to 4096 bytes, not " + std::to_string(length)];
@@ -149,12 +151,11 @@ struct sim::EncoderState {
 - (void)recordThreadgroups:(MTLSize)threadgroups
                    threads:(MTLSize)threads
      threadsPerThreadgroup:(MTLSize)threadsPerThreadgroup {
-  if (![self isUsableFor:"dispatch"]) return;
+  if (!sim::is_heard() || ![self isUsableFor:"dispatch"]) return;
   if (!_state->pipeline) {
     [self reject:"dispatch without a pipeline state (none was set for this dispatch)"];
     return;
   }
-  ++sim::stats().messages;
   ++sim::stats().dispatches;
   SimFunction* function = _state->pipeline->_function;
   sim::Command command;

@@ -16,6 +16,10 @@ SIM_API void metal_sim_refuse_metallibs(bool refuse) {
   sim::compiler_config().refuses_metallibs = refuse;
 }
 
+SIM_API void metal_sim_only_count(bool only_count) {
+  sim::only_counts = only_count;
+}
+
 // Empty: compile again.
 SIM_API void metal_sim_fail_compilations(const char* text) {
   sim::compiler_config().set_failure(text);

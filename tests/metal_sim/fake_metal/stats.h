@@ -35,4 +35,14 @@ struct Stats {
 
 Stats& stats();
 
+// Encoders count the messages that they get and do nothing else: what remains of a call's time and
+// allocations is the product's.
+extern std::atomic<bool> only_counts;
+
+// Counts a message. Is anything to be done about it?
+inline bool is_heard() {
+  ++stats().messages;
+  return !only_counts;
+}
+
 }  // namespace sim

@@ -117,3 +117,15 @@ MPSStream* getCurrentMPSStream() {
 }
 
 }  // namespace at::mps
+
+// What a call that encodes something costs at least, so many times: a block on the stream's queue.
+extern "C" __attribute__((visibility("default"))) void metal_sim_encode_nothing(int64_t times) {
+  at::mps::MPSStream* stream = at::mps::getCurrentMPSStream();
+  for (int64_t i = 0; i < times; ++i) {
+    dispatch_sync(stream->queue(), ^{
+      @autoreleasepool {
+        stream->commandEncoder();
+      }
+    });
+  }
+}
