@@ -2,19 +2,23 @@
 #include <ATen/EmptyTensor.h>
 
 #include <algorithm>
-#include <memory>
 
 #include "../register.h"
 #include "../channel_layout.h"
 #include "../row_layout.h"
 #include "parallel.h"
+#include "scratch.h"
 #include "select.h"
+#include "split.h"
 
 namespace mlxnorm::cpu {
 namespace {
 
 void run_kernel(const NormKernel& kernel, const NormArguments& arguments) {
   const NormLayout& layout = arguments.layout;
+  if (kernel.of_part.run != nullptr && worth_splitting(layout)) {
+    return run_in_parts(kernel, arguments);
+  }
   int64_t units = layout.rows, length = layout.dim, elements = layout.dim;
   if (layout.line != 0) {
     const ColumnStrips strips(layout);
@@ -23,18 +27,8 @@ void run_kernel(const NormKernel& kernel, const NormArguments& arguments) {
     elements *= std::min(layout.line, length);
   }
   parallel_rows(units, elements, [&](int64_t begin, int64_t end) {
-    std::unique_ptr<float[]> memory;
-    void* scratch = nullptr;
-    if (kernel.scratch_rows != 0) {
-      // On a cache line: vectors that lie across two cost a tenth of the time.
-      constexpr size_t kLine = 64;
-      const size_t size = size_t(kernel.scratch_rows * scratch_size(length)) * sizeof(float);
-      size_t space = size + kLine;
-      memory.reset(new float[space / sizeof(float)]);
-      scratch = memory.get();
-      std::align(kLine, size, scratch, space);
-    }
-    kernel.run(arguments, begin, end, static_cast<float*>(scratch));
+    const Scratch scratch(kernel.scratch_rows * scratch_size(length));
+    kernel.run(arguments, begin, end, scratch.floats());
   });
 }
 
