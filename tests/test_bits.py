@@ -18,6 +18,7 @@ from ops import (
     each_op_that,
 )
 from oracle import assert_same_bits, different_bits
+from parallel import threads
 from steps import activate, activate_in_float32
 from tensors import DTYPES, misaligned, type_id
 
@@ -188,14 +189,35 @@ def test_experts_at_odd_distances(device: str, dtype: torch.dtype) -> None:
 @each_op
 def test_threads_do_not_change_a_bit(op: Op, dtype: torch.dtype) -> None:
     call = op.call((100,), 2816, dtype)
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
+    with threads(1):
         expected = call()
-        torch.set_num_threads(2)
+    with threads(2):
         assert_all_same_bits(call(), expected)
-    finally:
-        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("dim", [2**20, 2**20 + 7])
+@pytest.mark.parametrize("dtype", DTYPES, ids=type_id)
+@each_op
+def test_threads_share_a_row_without_changing_a_bit(op: Op, dtype: torch.dtype, dim: int) -> None:
+    """On the CPU, where there are fewer rows than threads."""
+    for rows, operands in [(1, "float32"), (2, "mixed")]:
+        call = op.call((rows,), dim, dtype, scale=op.scale_kinds[-1], **OPERANDS[operands])
+        with threads(1):
+            expected = call()
+        for count in (2, 3):
+            with threads(count):
+                assert_all_same_bits(call(), expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=type_id)
+def test_threads_share_a_row_past_the_caches_and_in_place(dtype: torch.dtype) -> None:
+    call = OPS["rms_norm_add_rms_norm"].call((1,), 11 << 20, dtype)
+    with threads(1):
+        expected = call()
+    with threads(3):
+        assert_all_same_bits(call(), expected)
+        in_place = [call["residual"], call["x"]]
+        assert_all_same_bits(call(out=in_place), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=type_id)

@@ -19,6 +19,7 @@ import pytest
 import torch
 from beside import beside, run, side_by_side
 from oracle import assert_same_bits, assert_within
+from parallel import threads
 from steps import Bounds, Options
 from tensors import randn, type_id
 
@@ -150,18 +151,14 @@ def test_rows_have_the_bits_of_one_row(rows: int, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.skipif("AVX512" not in SETS, reason="of x86-64")
-@pytest.mark.parametrize("threads", [1, 2])
-def test_more_rows_than_2_to_the_22(threads: int) -> None:
+@pytest.mark.parametrize("count", [1, 2])
+def test_more_rows_than_2_to_the_22(count: int) -> None:
     """Where torch.nn.functional.rms_norm on MPS leaves out rows (docs/image-models.md)."""
     rows, dim = 2**22 + 1, 128
     row, last = randn(2, 1, dim, dtype=torch.bfloat16)
     x = torch.cat([row.expand(rows - 1, dim), last])
-    usual = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with threads(count):
         torch_mlxnorm.rms_norm(x, None, out=x)
-    finally:
-        torch.set_num_threads(usual)
     assert (x[:-1] == torch_mlxnorm.rms_norm(row, None)).all()
     assert_same_bits(x[-1:], torch_mlxnorm.rms_norm(last, None))
 

@@ -17,11 +17,29 @@ struct NormArguments {
   bool streaming = false;  // write past the caches; every row of the results is 64-byte aligned
 };
 
+// Some runs of a long row, one of several passes over it: each sum of the op, then its results.
+// Runs are what a row is summed in anyway, so it may be cut between any two of them.
+struct RowPart {
+  int64_t row;
+  int pass;
+  int64_t begin, end;  // runs; the last one of a row is what is left of it, which may be nothing
+  double sum;          // of the row, as the pass before found it
+  float* sums;         // of each run of the row, written by passes that sum
+  float* scratch;      // of the row, as for a kernel
+};
+
+struct PartKernel {
+  void (*run)(const NormArguments& arguments, const RowPart& part) = nullptr;
+  int64_t run_length = 0;
+  int sums = 0;
+};
+
 struct NormKernel {
   // Rows [begin, end), or strips of lines. `scratch` holds scratch_rows times the scratch_size of
   // a row, or of a strip's width, in floats.
   void (*run)(const NormArguments& arguments, int64_t begin, int64_t end, float* scratch);
   int scratch_rows;
+  PartKernel of_part = {};  // none where an op's rows are not shared by threads
 };
 
 constexpr int64_t kLargestBlock = 32;

@@ -2,43 +2,23 @@
 #include <ATen/EmptyTensor.h>
 
 #include <algorithm>
-#include <memory>
-#include <new>
 
 #include "../register.h"
 #include "../channel_layout.h"
 #include "../row_layout.h"
 #include "parallel.h"
+#include "scratch.h"
 #include "select.h"
+#include "split.h"
 
 namespace mlxnorm::cpu {
 namespace {
 
-// Of a thread, on a cache line: vectors that lie across two cost a tenth of the time. Small, it is
-// on the stack: to allocate it takes as long as a short row.
-class Scratch {
- public:
-  explicit Scratch(int64_t size) {
-    if (size > kSmall) {
-      allocated_.reset(new (kLine) float[size_t(size)]);
-    }
-  }
-
-  float* floats() { return allocated_ ? allocated_.get() : small_; }
-
- private:
-  static constexpr std::align_val_t kLine{64};
-  static constexpr int64_t kSmall = 8192;
-  struct Free {
-    void operator()(float* floats) const { ::operator delete[](floats, kLine); }
-  };
-
-  alignas(64) float small_[kSmall];
-  std::unique_ptr<float[], Free> allocated_;
-};
-
 void run_kernel(const NormKernel& kernel, const NormArguments& arguments) {
   const NormLayout& layout = arguments.layout;
+  if (kernel.of_part.run != nullptr && worth_splitting(layout)) {
+    return run_in_parts(kernel, arguments);
+  }
   int64_t units = layout.rows, length = layout.dim, elements = layout.dim;
   if (layout.line != 0) {
     const ColumnStrips strips(layout);

@@ -12,8 +12,9 @@ namespace mlxnorm::cpu {
 // PyTorch's own grain: elements that are worth a thread.
 constexpr int64_t kGrainSize = 32768;
 
-// Calls body(begin, end) over PyTorch's threads. A row is never split, so the number of threads
-// does not change a bit of the result. Must be compiled with OpenMP or it runs serially.
+// Calls body(begin, end) over PyTorch's threads. A row, or a run of one (split.h), is never split,
+// so the number of threads does not change a bit of the result. Must be compiled with OpenMP or it
+// runs serially.
 template <typename Body>
 void parallel_rows(int64_t rows, int64_t dim, const Body& body) {
   const int64_t grain = std::max<int64_t>(1, kGrainSize / dim);

@@ -659,6 +659,22 @@ MUTANTS = [
         ("test_cpu.py", *VALUES),
     ),
     Mutant(
+        "rest-of-a-shared-row",
+        "of a row that threads share, what whole runs leave is not summed",
+        "csrc/cpu/split.cpp",
+        "double(sums.back())",
+        "0.0",
+        ("test_bits.py",),
+    ),
+    Mutant(
+        "part-of-a-shared-row",
+        "each thread sums the runs that a shared row begins with",
+        "csrc/cpu/isa/reduce.h",
+        "const int64_t i = run * Sum::kRun;",
+        "const int64_t i = (run - begin) * Sum::kRun;",
+        ("test_bits.py",),
+    ),
+    Mutant(
         "unpacked-offset",
         "weights that are unpacked are without their offset",
         "csrc/cpu/isa/rows.h",

@@ -1,5 +1,5 @@
-"""The gain of a second thread on the CPU: rms_norm of 4096 x 4096 in float32, and a copy, which
-shows what the memory of the machine allows.
+"""The gain of a second thread on the CPU: rms_norm in float32 of 4096 x 4096 and of a single row,
+which threads share, each beside a copy, which shows what the memory of the machine allows.
 
     python -m torch_mlxnorm.bench.threads [--json FILE]
 """
@@ -7,6 +7,7 @@ shows what the memory of the machine allows.
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -41,6 +42,16 @@ def gains(call: Callable[[], object], count: int) -> list[float]:
     return undisturbed if len(undisturbed) >= max(2, count / 5) else everything
 
 
+def calls() -> dict[str, Callable[[], object]]:
+    op, calls = torch.ops.mlxnorm.rms_norm.out, {}
+    for shape in [(4096, 4096), (1, 2**20)]:
+        x, out = torch.randn(shape), torch.empty(shape)
+        size = "x".join(map(str, shape))
+        calls[f"rms_norm {size}"] = functools.partial(op, x, None, out=out)
+        calls[f"copy {size}"] = functools.partial(out.copy_, x)
+    return calls
+
+
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -51,11 +62,8 @@ def main() -> None:
     parser.add_argument("--turns", type=number_of_turns, default=150)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
     options = parser.parse_args()
-    x, out = torch.randn(4096, 4096), torch.empty(4096, 4096)
-    op = torch.ops.mlxnorm.rms_norm.out
-    calls = {"rms_norm": lambda: op(x, None, out=out), "copy": lambda: out.copy_(x)}
     records = []
-    for name, call in calls.items():
+    for name, call in calls().items():
         ratios = gains(call, options.turns)
         quartiles = [round(ratio, 3) for ratio in statistics.quantiles(ratios, n=4)]
         records.append(
@@ -63,7 +71,7 @@ def main() -> None:
         )
         low, middle, high = quartiles
         print(
-            f"{name:9} {middle:.2f}x (quartiles {low:.2f} to {high:.2f}, "
+            f"{name:18} {middle:.2f}x (quartiles {low:.2f} to {high:.2f}, "
             f"{len(ratios)} of {options.turns} turns)"
         )
     if options.json:

@@ -2,16 +2,12 @@
 #pragma once
 
 #include "../../ops/fits.h"
-#include "heads.h"
-#include "statistic.h"
+#include "norm_part.h"
 
 namespace mlxnorm::cpu::CPU_CAPABILITY {
 namespace {
 
 static_assert(kLargestBlock % kBlock == 0, "scratch holds whole blocks");
-
-template <typename Formula>
-constexpr bool kComputesFirst = int(Formula::kFirst) == int(kComputed);
 
 // For unpacked angles, or what a sum is over, if that is more than an input as it is.
 template <typename Table, typename Formula, typename T>
@@ -35,9 +31,6 @@ bool keeps_gate(const NormArguments& call) {
   }
   return false;
 }
-
-template <typename Table>
-constexpr bool kRoutes = has<Table>(Role::routing_weights);
 
 // Of scratch, for routing weights or an activated gate: no op has both.
 template <typename Table>
@@ -96,13 +89,6 @@ inline void sum_together(const NormArguments& call, const Rows<Table, T, kCalls>
   }
 }
 
-// Flat: what is not inlined passes its blocks through memory. Where vectors are arrays, they are in
-// memory anyway, and all of it in one function takes minutes to compile.
-#if defined(CPU_CAPABILITY_DEFAULT) && defined(__x86_64__)
-#define MLXNORM_FLAT
-#else
-#define MLXNORM_FLAT [[gnu::flatten]]
-#endif
 template <typename Table, typename Formula, typename T, Calls kCalls>
 MLXNORM_FLAT void norm_rows(const NormArguments& call, int64_t begin, int64_t end, float* scratch) {
   const int64_t dim = call.layout.dim;
@@ -121,6 +107,7 @@ MLXNORM_FLAT void norm_rows(const NormArguments& call, int64_t begin, int64_t en
   const float* next_statistic = statistics;
   int64_t summed = begin;  // the end of the rows that these are of
   UnpackedAngles<Table, T> angles(call, scratch);
+  const Summands<Formula> summands{scratch};
   const void* kept_gate = nullptr;
   // What is kept of a row for those that follow, or for all of its blocks.
   float* const kept = scratch + (kScratchRows<Table, Formula, T> * scratch_size(dim));
@@ -135,14 +122,6 @@ MLXNORM_FLAT void norm_rows(const NormArguments& call, int64_t begin, int64_t en
     // A number of elements is given for the last piece, when it is not whole.
     const auto piece_at = [&](int64_t i, auto... n) {
       return Piece<Table, T, kCalls, sizeof...(n) == 0>{call, here, statistic, i, n...};
-    };
-    // Of the piece at hand, what the last sum was over.
-    const auto first_again = [&](auto piece) {
-      return kComputesFirst<Formula> ? load_block<float>(scratch + piece.i)
-                                     : Formula::first_sum(piece);
-    };
-    const auto last_again = [&](auto piece) {
-      return Formula::kSums == 2 ? load_block<float>(scratch + piece.i) : first_again(piece);
     };
 
     if constexpr (kCalls.extras && kActivatesGate<Table>) {
@@ -162,11 +141,7 @@ MLXNORM_FLAT void norm_rows(const NormArguments& call, int64_t begin, int64_t en
       if constexpr (kFetchesInFirst<Table, Formula> && sizeof...(n) == 0) {
         prefetch_inputs<Table, T, kCalls>(call, later, i, kFetchedFirst);
       }
-      const Block values = Formula::first_sum(piece_at(i, n...));
-      if constexpr (kComputesFirst<Formula>) {
-        store_block<float>(scratch + i, values);
-      }
-      return values;
+      return summands.first(piece_at(i, n...));
     };
     if (sums_together) {
       if constexpr (kSumsTogether<Formula, T>) {
@@ -181,24 +156,13 @@ MLXNORM_FLAT void norm_rows(const NormArguments& call, int64_t begin, int64_t en
       statistic = statistic_of(sum_of_squares_of<Table, T>(call, first));
     }
     if constexpr (Formula::kSums == 2) {
-      const auto second = [&](int64_t i, auto... n) {
-        const auto piece = piece_at(i, n...);
-        const Block values = Formula::second_sum(piece, first_again(piece));
-        store_block<float>(scratch + i, values);
-        return values;
-      };
+      const auto second = [&](int64_t i, auto... n) { return summands.second(piece_at(i, n...)); };
       statistic = statistic_of(sum_of_squares<T>(dim, second));
     }
 
     // Two loops, or the compiler keeps no constants in registers.
     const auto finish = [&]<bool kStreams>(std::bool_constant<kStreams>) {
-      const auto store = [](auto* result, Block values, auto... n) {
-        if constexpr (kStreams && sizeof...(n) == 0) {
-          stream_block<T>(result, values);
-        } else {
-          store_block<T>(result, values, n...);
-        }
-      };
+      const Store<T, kStreams> store;
       if constexpr (Rotates<Formula>::value) {
         for (int64_t head = 0; head < call.layout.heads; ++head) {
           const Row<Table, T> ahead = head_of<kCalls>(call, later, head);
@@ -221,7 +185,7 @@ MLXNORM_FLAT void norm_rows(const NormArguments& call, int64_t begin, int64_t en
           }
         }
         const auto piece = piece_at(i, n...);
-        const auto results = Formula::finish(piece, last_again(piece));
+        const auto results = Formula::finish(piece, summands.last_again(piece));
         const auto write = [&](auto number, auto* values) {
           store(values + i, results.values[number()], n...);
         };
@@ -353,15 +317,22 @@ NormKernel select_kernel(const NormArguments& call) {
   return kernel(std::false_type(), mixed);
 }
 
+template <typename Table, typename Formula, typename T>
+NormKernel select_kernels(const NormArguments& call) {
+  NormKernel kernel = select_kernel<Table, Formula, T>(call);
+  kernel.of_part = part_kernel<Table, Formula, T>();
+  return kernel;
+}
+
 template <typename Table, typename Formula>
 NormKernel select_kernel(const NormArguments& call) {
   switch (call.layout.dtype) {
     case DType::float16:
-      return select_kernel<Table, Formula, c10::Half>(call);
+      return select_kernels<Table, Formula, c10::Half>(call);
     case DType::bfloat16:
-      return select_kernel<Table, Formula, c10::BFloat16>(call);
+      return select_kernels<Table, Formula, c10::BFloat16>(call);
     default:
-      return select_kernel<Table, Formula, float>(call);
+      return select_kernels<Table, Formula, float>(call);
   }
 }
 

@@ -121,6 +121,17 @@ inline double sum_of_squares(int64_t dim, Load load) {
   return sum;
 }
 
+// Of the runs [begin, end) of a row, the last of which is what whole runs leave of it.
+template <typename Sum, typename Load>
+inline void sums_of_runs(int64_t dim, int64_t begin, int64_t end, float* sums, Load load) {
+  const auto slots = std::make_integer_sequence<int64_t, Sum::kBlocks>();
+  for (int64_t run = begin; run < end; ++run) {
+    const int64_t i = run * Sum::kRun;
+    sums[run] = i + Sum::kRun <= dim ? sum_of_run<Sum>(i, load, slots)
+                                     : sum_of_rest<Sum>(i, dim, load, slots).total();
+  }
+}
+
 // Of the vectors a and b, in groups of kGroup lanes, the sums of the halves of each group.
 template <int64_t kGroup, size_t... kLane>
 inline Vec sums_of_halves(Vec a, Vec b, std::index_sequence<kLane...> /*of a vector*/) {

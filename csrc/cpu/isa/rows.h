@@ -175,6 +175,9 @@ inline void for_each_block(int64_t n, const F& f) {
   }
 }
 
+template <typename Table>
+constexpr bool kRoutes = has<Table>(Role::routing_weights);
+
 // The routing weights of a row in float32: each block of it needs them all.
 template <typename Table, typename T>
 inline const float* unpack_routing_weights(const NormArguments& call, const Row<Table, T>& row,
