@@ -18,10 +18,10 @@ import metal_sim
 
 metal_sim.enable()
 
-import torch
-from ops import OPS
+import torch  # noqa: E402 (after its device)
+from ops import OPS  # noqa: E402
 
-import torch_mlxnorm
+import torch_mlxnorm  # noqa: E402
 
 CALLS = 200
 TURNS = 25

@@ -16,7 +16,9 @@ TESTS = Path(__file__).parent
 
 pytestmark = [
     pytest.mark.usefixtures("simulated_mps"),
-    pytest.mark.skipif(bool(toolchain.sanitizer_flags()), reason="sanitizers have their own malloc"),
+    pytest.mark.skipif(
+        bool(toolchain.sanitizer_flags()), reason="sanitizers have their own malloc"
+    ),
 ]
 
 
