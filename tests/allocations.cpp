@@ -1,4 +1,5 @@
-// Counts the allocations of a thread. Preloaded, so that it is malloc to everybody, operator new too.
+// Counts the allocations of a thread. Preloaded, so that it is malloc to everybody, operator new
+// too.
 #include <dlfcn.h>
 
 #include <cstddef>

@@ -18,7 +18,7 @@ import metal_sim
 
 metal_sim.enable()
 
-import torch  # noqa: E402
+import torch  # noqa: E402 (after its device)
 from ops import OPS  # noqa: E402
 
 import torch_mlxnorm  # noqa: E402

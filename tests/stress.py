@@ -35,8 +35,6 @@ from cases import Case, random_case
 from ops import OPS, Call
 from torch import Tensor
 
-import torch_mlxnorm
-
 JOBS = 200
 ROUNDS = 20
 RSS_GROWTH = 0.02  # over the last half
@@ -60,18 +58,12 @@ def jobs(device: str, count: int, seed: int = 0) -> list[Job]:
     while len(result) < count:
         case = random_case(random)
         if 0 not in case.leading and torch.Size(case.leading).numel() * case.dim < 1000:
-            result.append(_job(case, device, random.choice(["functional", "out", "in place"])))
+            result.append(
+                _job(case, device, random.choice(["functional", "out", "in place", "record"]))
+            )
     if device == "cpu":  # so many rows that every call wants several threads of its own
         result += [_job(Case(op, (70,), 600, torch.float32), device, "functional") for op in OPS]
-    x = torch.randn(3, 24, device=device)
-    record = torch_mlxnorm.RmsNormRecord(x.dtype, 3, 24, has_weight=False, device=x.device)
-
-    def run_record() -> Results:
-        out = torch.empty_like(x)
-        record(x, None, out)
-        return (out,)
-
-    return [*result, Job("record", run_record)]
+    return result
 
 
 def _job(case: Case, device: str, how: str) -> Job:
@@ -87,7 +79,11 @@ def _job(case: Case, device: str, how: str) -> Job:
     def in_place() -> Results:
         return _over_an_activation(packed)
 
-    run = {"functional": functional, "out": out, "in place": in_place}[how]
+    def by_record() -> Results:
+        return packed.by(record, packed.empty_outs())
+
+    record = packed.prebaked(packed.empty_outs()) if how == "record" else None
+    run = {"functional": functional, "out": out, "in place": in_place, "record": by_record}[how]
     return Job(f"{how} {case}", run)
 
 

@@ -552,6 +552,22 @@ def test_records_of_a_chain_are_of_one_device() -> None:
 # ---- torch.compile, MPS --------------------------------------------------------------------------
 
 
+def test_compile_says_what_to_use_instead_of_rms_norm_record() -> None:
+    x, weight = randn(2, 8), randn(8)
+    record, out = RmsNormRecord(torch.float32, 2, 8), torch.empty_like(x)
+
+    def model(x: Tensor, weight: Tensor, out: Tensor) -> Tensor:
+        record(x, weight, out)
+        return out + 1
+
+    torch._dynamo.reset()
+    with pytest.raises(Exception, match=r"is for eager mode; use torch_mlxnorm.rms_norm"):
+        torch.compile(model, backend="eager", fullgraph=True)(x, weight, out)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="eager")
+    assert_same_bits(compiled(x, weight, out), rms_norm(x, weight) + 1)
+
+
 def test_compile_leaves_it_out_of_its_graphs(device: str) -> None:
     x, weight = randn(2, 8, device=device), randn(8, device=device)
     record, out = prebake("rms_norm", x, weight), torch.empty_like(x)

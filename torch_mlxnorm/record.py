@@ -279,6 +279,12 @@ class RmsNormRecord(Record):
     def __call__(self, x: Tensor, weight: Tensor | None, out: Tensor) -> None:
         super().__call__(x, weight, out=out)
 
+    # As torch.compiler.disable(reason=...), without its wrapper: what fullgraph=True says.
+    __call__._torchdynamo_disable = True  # type: ignore[attr-defined]
+    __call__._torchdynamo_disable_msg = (  # type: ignore[attr-defined]
+        "RmsNormRecord is for eager mode; use torch_mlxnorm.rms_norm under torch.compile"
+    )
+
 
 def _results(op: str) -> list[str]:
     arguments = getattr(torch.ops.mlxnorm, op).out._schema.arguments
