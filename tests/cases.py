@@ -384,9 +384,15 @@ def check_chain(call: Call) -> None:
 
 
 def check_record(call: Call, results: tuple[Tensor, ...]) -> None:
-    """A record gives the bits of the op."""
+    """A record gives the bits of the op, or says that the op copies what it is given: rows of a
+    weight that is broadcast in the middle cannot always be addressed."""
     outs = call.empty_outs()
-    assert_all_same_bits(call.by(call.prebaked(outs), outs), results)
+    try:
+        record = call.prebaked(outs)
+    except RuntimeError as error:
+        assert "would be copied at every call" in str(error)
+        return
+    assert_all_same_bits(call.by(record, outs), results)
 
 
 def check_in_place(call: Call, in_place: Mapping[int, str], results: tuple[Tensor, ...]) -> None:
