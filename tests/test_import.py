@@ -11,8 +11,10 @@ from forked import Program
 PROGRAMS = {
     "no overload is made": """
 import torch, torch_mlxnorm
+x = torch.ones(8)
+y = torch_mlxnorm.rms_norm(x, x)  # in C++
 assert "rms_norm" not in vars(torch.ops.mlxnorm)
-torch_mlxnorm.rms_norm(torch.ones(8), torch.ones(8))
+assert torch.equal(torch.ops.mlxnorm.rms_norm(x, x), y)
 assert "rms_norm" in vars(torch.ops.mlxnorm) and "add_rms_norm" not in vars(torch.ops.mlxnorm)
 """,
     "no module of few": """
