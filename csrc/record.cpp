@@ -93,7 +93,8 @@ void Record::check_copies(const NormCall& call, const TensorPointers& tensors,
   for (size_t i = 0; copied && i < segment.count; ++i) {
     const Argument& argument = call.tensor(segment, i);
     TORCH_CHECK(tensors[i] == nullptr || tensors[i] == argument.tensor, name_, ": ", argument.name,
-                " would be copied at every call; make it contiguous, got strides ",
+                " would be copied at every call; make it contiguous, expanded to all rows if it is "
+                "already, got strides ",
                 argument.tensor->strides(), " for shape ", argument.tensor->sizes());
   }
 }

@@ -55,8 +55,7 @@ PyObject* const* read_outs(const Record& record, PyObject* out, PyObject* const&
   return &PyTuple_GET_ITEM(out, 0);
 }
 
-// ---- types
-// ---------------------------------------------------------------------------------------
+// ---- types ----------------------------------------------------------------------------------
 
 // An instance that holds a T. Python can make one without __init__: then the T is empty.
 template <typename T>
@@ -155,8 +154,7 @@ PyObject* call_chain(PyObject* self, PyObject* const* args, size_t flags, PyObje
   });
 }
 
-// ---- baking
-// --------------------------------------------------------------------------------------
+// ---- baking ---------------------------------------------------------------------------------
 
 template <typename T>
 T& instance_of(const py::object& type, const py::handle& self) {
