@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from mutants.planted import MUTANTS
-from mutants.run import ROOT, Result, Results, judged, stale
+from mutants.run import ROOT, Copy, Result, Results, judged, stale
 
 TESTS = Path(__file__).parent
 
@@ -64,11 +64,24 @@ def test_a_run_that_tested_nothing_says_nothing(returncode: int) -> None:
         judged(returncode, "no tests ran in 0.01s\n")
 
 
-def test_results_are_of_a_tree_and_a_fault(tmp_path: Path) -> None:
+def test_results_are_of_a_fault_and_of_what_decided_it(tmp_path: Path) -> None:
     file, result = tmp_path / "results.json", Result("caught", "test_a.py::test_b", 1.0)
     one, other = MUTANTS[:2]
-    Results(file, "tree").put(one, result)
-    assert Results(file, "tree").get(one) == result
-    assert Results(file, "tree").get(other) is None
-    assert Results(file, "another tree").get(one) is None
-    assert Results(file, "tree").get(dataclasses.replace(one, new="another")) is None
+    Results(file, " ".join).put(one, result)
+    assert Results(file, " ".join).get(one) == result
+    assert Results(file, " ".join).get(other) is None
+    assert Results(file, lambda tests: "another tree").get(one) is None
+    assert Results(file, " ".join).get(dataclasses.replace(one, new="another")) is None
+
+
+def test_other_tests_decide_nothing() -> None:
+    names = ("tests/test_a.py", "tests/test_b.py", "tests/ops.py", "csrc/a.cpp", "docs/a.md")
+
+    def digest(changed: str = "") -> str:
+        copy = Copy(None)
+        copy.texts = {Path(name): b"2" if name == changed else b"1" for name in names}
+        return copy.digest(["test_a.py"])
+
+    assert {name for name in names if digest(name) != digest()} == {
+        "tests/test_a.py", "tests/ops.py", "csrc/a.cpp",
+    }  # fmt: skip

@@ -2,9 +2,9 @@
 
     make mutants [ONLY="barrier eps"] [TESTS_OF=commit]
 
-First without a fault, as a control. What was found out is kept in .cache/mutants until the tree or
-the fault changes, so that a run that was stopped goes on where it was. Fails unless every fault is
-caught, by a test or by the compiler.
+First without a fault, as a control. What was found out is kept in .cache/mutants until the product,
+the fault or the tests that are run change, so that a run that was stopped goes on where it was.
+Fails unless every fault is caught, by a test or by the compiler.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from mutants.planted import MUTANTS, Mutant  # noqa: E402
 CACHE = ROOT / ".cache" / "mutants"
 FOLDERS = ("csrc", "shaders", "tests", "tools", "torch_mlxnorm", "docs")
 DECIDING = (*FOLDERS[:5], "setup.py", "pyproject.toml")  # about the results
-PYTEST = ("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider")
+PYTEST = ("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-n", "auto", "--dist", "worksteal")
 TIMEOUT = 1200  # in seconds; who is not through by then hangs
 BUILD_ERROR = re.compile(r"^(?:E +)?metal_sim\.builder\.BuildError", re.MULTILINE)
 
@@ -83,10 +83,11 @@ class Copy:
     def __init__(self, tests_of: str | None) -> None:
         self.folder = CACHE / (f"tests-of-{tests_of}" if tests_of else "tree")
         self.tests_of = tests_of
+        self.texts: dict[Path, bytes] = {}
 
-    def update(self) -> str:
+    def update(self) -> None:
         """Brings it up to date, without a fault; what has not changed keeps its time, and what was
-        made of it. Returns a digest of all."""
+        made of it."""
         wanted = {Path(name): (ROOT / name).read_bytes() for name in self._names()}
         if self.tests_of:
             wanted = {name: text for name, text in wanted.items() if name.parts[0] != "tests"}
@@ -94,15 +95,25 @@ class Copy:
         for path in self._present():
             if path.relative_to(self.folder) not in wanted:
                 path.unlink()
-        digest = hashlib.sha256()
-        for name, text in sorted(wanted.items()):
-            if name.parts[0] in DECIDING and "mutants" not in str(name):
-                digest.update(f"{name}\0{len(text)}\0".encode() + text)
+        for name, text in wanted.items():
             path = self.folder / name
             if not path.exists() or path.read_bytes() != text:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(text)
             path.chmod((ROOT / name).stat().st_mode if (ROOT / name).exists() else 0o644)
+        self.texts = wanted
+
+    def digest(self, tests: Iterable[str]) -> str:
+        """Of what decides how these files of tests end."""
+        others = {
+            name
+            for name in self.texts
+            if name.parts[0] == "tests" and re.match(r"test_|mutants|docs|models", name.parts[1])
+        } - {Path("tests", test) for test in tests}
+        digest = hashlib.sha256()
+        for name, text in sorted(self.texts.items()):
+            if name.parts[0] in DECIDING and name not in others:
+                digest.update(f"{name}\0{len(text)}\0".encode() + text)
         return digest.hexdigest()
 
     def _names(self) -> list[str]:
@@ -176,14 +187,15 @@ class Copy:
 
 
 class Results:
-    """What is known, by the fault and the tree that it was planted in."""
+    """What is known, by the fault, or the control's tests, and a digest of what decided it."""
 
-    def __init__(self, file: Path, tree: str) -> None:
-        self._file, self._tree = file, tree
+    def __init__(self, file: Path, digest: Callable[[Iterable[str]], str]) -> None:
+        self._file, self._digest = file, digest
         self._known = json.loads(file.read_text()) if file.exists() else {}
 
     def _key(self, mutant: Mutant | Sequence[str]) -> str:
-        return hashlib.sha256(f"{self._tree} {mutant!r}".encode()).hexdigest()
+        tests = mutant.tests if isinstance(mutant, Mutant) else mutant
+        return hashlib.sha256(f"{self._digest(tests)} {mutant!r}".encode()).hexdigest()
 
     def get(self, mutant: Mutant | Sequence[str]) -> Result | None:
         found = self._known.get(self._key(mutant))
@@ -220,7 +232,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     copy = Copy(options.tests_of)
     copy.folder.mkdir(parents=True, exist_ok=True)
-    results = Results(CACHE / "results.json", copy.update())
+    copy.update()
+    results = Results(CACHE / "results.json", copy.digest)
     progress = Progress("mutants", len(chosen) + 1)
 
     tests = list(dict.fromkeys(test for mutant in chosen for test in mutant.tests))
