@@ -334,7 +334,11 @@ def test_a_line_from_the_command_line(bench_runs: Runs) -> None:
 def test_calls_and_threads(bench_runs: Runs) -> None:
     done, text = bench_runs["calls"]
     assert done.returncode == 0, done.stderr
-    assert [line["call"] for line in json.loads(text)["lines"]] == list(calls.calls())
+    lines = json.loads(text)["lines"]
+    every = [(call, dim) for dim in calls.DIMS for call in calls.calls(dim)]
+    assert [(line["call"], line["dim"]) for line in lines] == every
+    assert {call for call, _ in every} >= {calls.baseline(call) for call, _ in every} - {None}
+    assert all(("of" in line) == (calls.baseline(line["call"]) is not None) for line in lines)
     done, text = bench_runs["threads"]
     assert done.returncode == 0, done.stderr
     assert [line["call"] for line in json.loads(text)["lines"]] == list(threads.calls())

@@ -99,13 +99,16 @@ def test_section_on_a_gpu(folder: Path) -> None:
 
 def test_calls_threads_fresh_results_and_models(folder: Path) -> None:
     figures = {
-        "calls": [{"call": "f(x)", "us": [1.0, 2.0, 3.0]}],
+        "calls": [
+            {"call": "f(x)", "dim": 64, "us": [1.0, 2.0, 3.0]},
+            {"call": "f(x)", "dim": 9, "us": [1.0, 1.5, 3.0], "of": [0.4, 0.5, 0.6]},
+        ],
         "threads": [{"call": "copy", "gain": [1.1, 1.5, 1.9], "turns": 9, "undisturbed": 8}],
         "fresh": [{"way": "as it is", "call": "clone", "us": 26840.0, "faults": 16385}],
         "own code": [line(model="Flux", over={"compiled": [1, 2, 3], "eager": [4, 5, 6]})],
     }
     rows = {
-        "calls": "| `f(x)` | 2 µs |",
+        "calls": "| `f(x)` | 2 µs | 1.5 µs (0.50) |",
         "threads": "| copy | 1.50× | 1.10 to 1.90 | 8 of 9 |",
         "fresh": "| `clone` | 26.8 ms, 16385 |",
         "own code": "| Flux | bfloat16 | 1.75 ms | 2.00× | 5.00× |",

@@ -1,6 +1,10 @@
 """What one call costs on the CPU, by each way to call: one row in float32, one thread.
 
 python -m torch_mlxnorm.bench.calls [--json FILE]
+
+A row of 2816 is what a decode step has; one of 64 shows what the host takes. In brackets: a
+record's time over that of its .out overload, a function's and the module's over F.layer_norm's, a
+chain's over its records'.
 """
 
 from __future__ import annotations
@@ -8,6 +12,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,38 +25,51 @@ from torch_mlxnorm.record import Bound
 from . import report
 from .clocks import number_of_turns
 
-DIM = 2816
+DIMS = (2816, 64)
 
 HEADS, KV_HEADS, HEAD_DIM = 16, 8, 256
 
 # The norms of a Gemma 4 MoE layer as `accelerate` has them, in the order in which a decode step
-# calls them, with their rows and dim: a row of a rotation is a head.
+# calls them, with their rows and dim, of the layer at most: a row of a rotation is a head.
 LAYER = (
-    ("rms_norm", 1, DIM),
+    ("rms_norm", 1, DIMS[0]),
     ("rms_norm_rope", HEADS, HEAD_DIM),
     ("rms_norm_rope", KV_HEADS, HEAD_DIM),
     ("rms_norm", KV_HEADS, HEAD_DIM),
-    ("fused_post_attn_triple_norm", 1, DIM),
-    ("rms_norm", 1, DIM),
-    ("fused_moe_wsum_post_ff_norm2_endlayer", 1, DIM),
+    ("fused_post_attn_triple_norm", 1, DIMS[0]),
+    ("rms_norm", 1, DIMS[0]),
+    ("fused_moe_wsum_post_ff_norm2_endlayer", 1, DIMS[0]),
 )
 
+LAYER_NORM = "F.layer_norm(x, (dim,), weight)"
+RECORDS = "seven records of a layer"
+CHAIN = "their chain"
 
-def calls() -> dict[str, Callable[[], object]]:
+
+def baseline(call: str) -> str | None:
+    """What a call's time is compared with."""
+    if call == CHAIN:
+        return RECORDS
+    if call.startswith("record of "):
+        return f"torch.ops.mlxnorm.{call.removeprefix('record of ')}.out"
+    return LAYER_NORM if call.startswith("torch_mlxnorm.") else None
+
+
+def calls(dim: int) -> dict[str, Callable[[], object]]:
     """By their text."""
-    x, weight = torch.randn(1, DIM), torch.randn(DIM)
-    ours, module = torch_mlxnorm.rms_norm, torch_mlxnorm.RMSNorm(DIM)
+    x, weight = torch.randn(1, dim), torch.randn(dim)
+    ours, module = torch_mlxnorm.rms_norm, torch_mlxnorm.RMSNorm(dim)
     result: dict[str, Callable[[], object]] = {
-        f"F.layer_norm(x, ({DIM},), weight)": lambda: F.layer_norm(x, (DIM,), weight),
-        f"F.rms_norm(x, ({DIM},), weight, 1e-6)": lambda: F.rms_norm(x, (DIM,), weight, 1e-6),
-        f"torch_mlxnorm.RMSNorm({DIM})(x)": lambda: module(x),
+        LAYER_NORM: lambda: F.layer_norm(x, (dim,), weight),
+        "F.rms_norm(x, (dim,), weight, 1e-6)": lambda: F.rms_norm(x, (dim,), weight, 1e-6),
+        "torch_mlxnorm.RMSNorm(dim)(x)": lambda: module(x),
         'torch_mlxnorm.rms_norm(x, weight, casting_mode="llama")': lambda: ours(
             x, weight, casting_mode="llama"
         ),
     }
     for operator in operators():
-        result |= _of_op(make_call(operator, 1, DIM, torch.float32))
-    return result | _of_a_layer()
+        result |= _of_op(make_call(operator, 1, dim, torch.float32))
+    return result | _of_a_layer(dim)
 
 
 def _of_op(call: Call) -> dict[str, Callable[[], object]]:
@@ -82,11 +100,12 @@ def _record(
     return torch_mlxnorm.prebake(call.operator.name, *given), given, call.empty_outs()
 
 
-def _of_a_layer() -> dict[str, Callable[[], object]]:
+def _of_a_layer(layer_dim: int) -> dict[str, Callable[[], object]]:
     by_name = {operator.name: operator for operator in operators()}
     bound: list[Bound] = []
     for name, rows, dim in LAYER:
-        record, given, outs = _record(make_call(by_name[name], rows, dim, torch.float32))
+        call = make_call(by_name[name], rows, min(dim, layer_dim), torch.float32)
+        record, given, outs = _record(call)
         bound.append(record.bind(*given, out=outs))
     chain = torch_mlxnorm.prebake_chain(*bound)
     each = [(record, given, outs if len(outs) > 1 else outs[0]) for record, given, outs in bound]
@@ -95,7 +114,20 @@ def _of_a_layer() -> dict[str, Callable[[], object]]:
         for record, given, out in each:
             record(*given, out=out)
 
-    return {"seven records of a layer": one_by_one, "their chain": lambda: chain()}
+    return {RECORDS: one_by_one, CHAIN: lambda: chain()}
+
+
+def timed(dim: int, turns: int) -> list[dict[str, Any]]:
+    """A line for each call: quartiles of its times and of their ratios to its baseline's."""
+    times = time_interleaved(calls(dim), turns=turns)
+    lines = []
+    for name in times.turns:
+        us = [round(seconds * 1e6, 3) for seconds in times.quartiles(name)]
+        line: dict[str, Any] = {"call": name, "dim": dim, "us": us}
+        if other := baseline(name):
+            line["of"] = [round(q, 3) for q in times.speedup_quartiles(other, over=name)]
+        lines.append(line)
+    return lines
 
 
 @torch.inference_mode()
@@ -111,12 +143,13 @@ def main() -> None:
     torch.set_num_threads(1)
     machine = report.machine("cpu")
     print(f"{machine['name']}, torch {machine['torch']}")
-    times = time_interleaved(calls(), turns=options.turns)
     records = []
-    for name in times.turns:
-        us = [round(seconds * 1e6, 3) for seconds in times.quartiles(name)]
-        records.append({"call": name, "us": us})
-        print(f"{name:58}{report.microseconds(records[-1])}")
+    for dim in DIMS:
+        print(f"1×{dim}")
+        for line in timed(dim, options.turns):
+            records.append(line)
+            ratio = f"  ({line['of'][1]:.2f})" if "of" in line else ""
+            print(f"  {line['call']:58}{report.microseconds(line)}{ratio}")
     if options.json:
         report.write_json(options.json, machine, records)
 

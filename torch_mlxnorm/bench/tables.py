@@ -149,7 +149,16 @@ def gpu(machine: Record, records: Sequence[Record]) -> str:
 
 
 def of_calls(machine: Record, records: Sequence[Record]) -> str:
-    return table(["call", "time"], ([f"`{r['call']}`", duration(r)] for r in records))
+    def cell(record: Record) -> str:
+        return f"{duration(record)} ({record['of'][1]:.2f})" if "of" in record else duration(record)
+
+    dims = {r["dim"]: None for r in records}
+    cells = {(r["call"], r["dim"]): cell(r) for r in records}
+    names = {r["call"]: None for r in records}
+    return table(
+        ["call", *(f"1×{dim}" for dim in dims)],
+        ([f"`{name}`", *(cells[name, dim] for dim in dims)] for name in names),
+    )
 
 
 def of_threads(machine: Record, records: Sequence[Record]) -> str:
