@@ -40,14 +40,15 @@ def build(target: Target) -> Path:
     variant = _hash([*target.compile_flags, *target.link_flags])[:8]
     folder = toolchain.cache_dir() / "build" / f"{target.name}-{variant}"
     folder.mkdir(parents=True, exist_ok=True)
-    with _lock(folder / "lock"):
+    with locked(folder / "lock"):
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = list(pool.map(lambda s: _compile(target, s, folder), target.sources))
         return _link(target, objects, folder)
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """One process at a time."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -21,12 +21,13 @@ from pathlib import Path
 from translator import cpp_backend, edits, msl
 
 from . import toolchain
+from .builder import locked
 
 # What Apple's compiler calls source that came as a string.
 DEFAULT_DISPLAY_NAME = "program_source"
 
-# Kernels per compiler run: large libraries are compiled in parts, side by side.
-KERNELS_PER_PART = 40
+# Kernels per compiler run: libraries are compiled in parts, side by side.
+KERNELS_PER_PART = 20
 
 # -fsanitize=thread: calls in front of every access, answered by instrumentation.cpp. Reads that a
 # write to the same place follows count too, and accesses must keep a size that the pass knows, so
@@ -129,14 +130,18 @@ def compile_source(
     folder = toolchain.cache_dir() / "shaders"
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{cache_key(text)}.so"
-    if target.exists():
-        return target
+    with locked(target.with_suffix(".lock")):  # processes that want the same one
+        if not target.exists():
+            _compile_parts(program, runtime, target)
+    return target
 
+
+def _compile_parts(program: msl.Program, runtime: Path, target: Path) -> None:
     names = [name for name, _, _ in program.entry_points()]
     parts = [names[i : i + KERNELS_PER_PART] for i in range(0, len(names), KERNELS_PER_PART)] or [
         []
     ]
-    with tempfile.TemporaryDirectory(dir=folder) as scratch_name:
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch_name:
         scratch = Path(scratch_name)
         folders = (toolchain.PACKAGE / "msl", msl.TYPES, toolchain.PACKAGE / "executor")
         include = [f"-I{folder}" for folder in folders]
@@ -157,8 +162,7 @@ def compile_source(
         _run_compiler(
             [toolchain.compiler(), "-o", str(linked), *map(str, objects), str(runtime), *LINK_FLAGS]
         )
-        linked.rename(target)  # atomic: another process may be doing the same
-    return target
+        linked.rename(target)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
