@@ -108,8 +108,10 @@ inline int64_t prefetch_distance(int64_t dim) {
   return std::max<int64_t>(1, kBytes / int64_t(dim * sizeof(T)));
 }
 
+// Always inlined, and so is what calls it: GCC takes a function that only prefetches for one
+// without effects and may leave out calls of it.
 template <bool kForWriting = false, typename T>
-inline void prefetch_block(const T* p) {
+[[gnu::always_inline]] inline void prefetch_block(const T* p) {
   constexpr int64_t kLine = 64 / sizeof(T);
   for (int64_t i = 0; i < kBlock; i += kLine) {
     __builtin_prefetch(p + i, kForWriting);

@@ -127,9 +127,10 @@ template <typename Table, typename T, Calls kCalls, typename F, size_t... r>
 
 // What of a row is large: inputs, residuals and experts.
 template <typename Table, typename T, Calls kCalls, size_t... t>
-inline void prefetch_inputs(const NormArguments& call, const Row<Table, T>& row, int64_t i,
-                            std::index_sequence<t...>) {
-  const auto prefetch = [&](auto number) {
+[[gnu::always_inline]] inline void prefetch_inputs(const NormArguments& call,
+                                                   const Row<Table, T>& row, int64_t i,
+                                                   std::index_sequence<t...>) {
+  const auto prefetch = [&](auto number) __attribute__((always_inline)) {
     constexpr Role role = Table::kTensors[number()].role;
     if constexpr (has_dtype_of_results(role) || (kCalls.even() && role == Role::residual)) {
       prefetch_block(static_cast<const T*>(row.tensors[number()]) + i);
@@ -138,7 +139,7 @@ inline void prefetch_inputs(const NormArguments& call, const Row<Table, T>& row,
                    [i](auto* values) { prefetch_block(values + i); });
     }
   };
-  const auto prefetch_further_experts = [&](auto number) {
+  const auto prefetch_further_experts = [&](auto number) __attribute__((always_inline)) {
     if constexpr (Table::kTensors[number()].role == Role::experts) {
       const T* const experts = static_cast<const T*>(row.tensors[number()]) + i;
       for (int64_t k = 1; k < call.layout.top_k; ++k) {
