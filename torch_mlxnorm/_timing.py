@@ -66,6 +66,26 @@ def waiting_for(device: str) -> Callable[[], object]:
     return torch.mps.synchronize if device == "mps" else lambda: None
 
 
+def _calls_of_a_turn(
+    candidate: Callable[[], object], wait: Callable[[], object], seconds: float
+) -> int:
+    """By as many calls as take half of it, the best of three times: one may have met cold caches or
+    an interruption."""
+
+    def time_of(count: int) -> float:
+        wait()
+        start = time.perf_counter()
+        for _ in range(count):
+            candidate()
+        wait()
+        return time.perf_counter() - start
+
+    count = 1
+    while (taken := min(time_of(count) for _ in range(3))) < seconds / 2:
+        count *= 2
+    return max(1, int(count * seconds / taken))
+
+
 def time_interleaved(
     candidates: Mapping[str, Callable[[], object]],
     *,
@@ -79,12 +99,7 @@ def time_interleaved(
     calls = {}
     for name, candidate in candidates.items():
         candidate()  # compiles, allocates, warms up
-        wait()
-        start = time.perf_counter()
-        candidate()
-        wait()
-        once = time.perf_counter() - start
-        calls[name] = max(1, int(seconds_per_turn / max(once, 1e-7)))
+        calls[name] = _calls_of_a_turn(candidate, wait, seconds_per_turn)
     names = list(candidates)
     results: dict[str, list[float]] = {name: [] for name in names}
     attempts = 0

@@ -55,24 +55,26 @@ def baseline(call: str) -> str | None:
     return LAYER_NORM if call.startswith("torch_mlxnorm.") else None
 
 
-def calls(dim: int) -> dict[str, Callable[[], object]]:
-    """By their text."""
+Calls = dict[str, Callable[[], object]]
+
+
+def calls(dim: int) -> list[Calls]:
+    """By their text, and those together that take turns: an op's, each with F.layer_norm."""
     x, weight = torch.randn(1, dim), torch.randn(dim)
     ours, module = torch_mlxnorm.rms_norm, torch_mlxnorm.RMSNorm(dim)
-    result: dict[str, Callable[[], object]] = {
-        LAYER_NORM: lambda: F.layer_norm(x, (dim,), weight),
+    layer_norm: Calls = {LAYER_NORM: lambda: F.layer_norm(x, (dim,), weight)}
+    first = layer_norm | {
         "F.rms_norm(x, (dim,), weight, 1e-6)": lambda: F.rms_norm(x, (dim,), weight, 1e-6),
         "torch_mlxnorm.RMSNorm(dim)(x)": lambda: module(x),
         'torch_mlxnorm.rms_norm(x, weight, casting_mode="llama")': lambda: ours(
             x, weight, casting_mode="llama"
         ),
     }
-    for operator in operators():
-        result |= _of_op(make_call(operator, 1, dim, torch.float32))
-    return result | _of_a_layer(dim)
+    each = [layer_norm | _of_op(make_call(o, 1, dim, torch.float32)) for o in operators()]
+    return [first, *each, _of_a_layer(dim)]
 
 
-def _of_op(call: Call) -> dict[str, Callable[[], object]]:
+def _of_op(call: Call) -> Calls:
     name = call.operator.name
     arguments = getattr(torch.ops.mlxnorm, name).out._schema.arguments
     by_position = [a.name for a in arguments if not a.kwarg_only and a.name in call.tensors]
@@ -100,7 +102,7 @@ def _record(
     return torch_mlxnorm.prebake(call.operator.name, *given), given, call.empty_outs()
 
 
-def _of_a_layer(layer_dim: int) -> dict[str, Callable[[], object]]:
+def _of_a_layer(layer_dim: int) -> Calls:
     by_name = {operator.name: operator for operator in operators()}
     bound: list[Bound] = []
     for name, rows, dim in LAYER:
@@ -119,15 +121,16 @@ def _of_a_layer(layer_dim: int) -> dict[str, Callable[[], object]]:
 
 def timed(dim: int, turns: int) -> list[dict[str, Any]]:
     """A line for each call: quartiles of its times and of their ratios to its baseline's."""
-    times = time_interleaved(calls(dim), turns=turns)
-    lines = []
-    for name in times.turns:
-        us = [round(seconds * 1e6, 3) for seconds in times.quartiles(name)]
-        line: dict[str, Any] = {"call": name, "dim": dim, "us": us}
-        if other := baseline(name):
-            line["of"] = [round(q, 3) for q in times.speedup_quartiles(other, over=name)]
-        lines.append(line)
-    return lines
+    lines: dict[str, dict[str, Any]] = {}
+    for together in calls(dim):
+        times = time_interleaved(together, turns=turns)
+        for name in together:
+            us = [round(seconds * 1e6, 3) for seconds in times.quartiles(name)]
+            line: dict[str, Any] = {"call": name, "dim": dim, "us": us}
+            if other := baseline(name):
+                line["of"] = [round(q, 3) for q in times.speedup_quartiles(other, over=name)]
+            lines.setdefault(name, line)
+    return list(lines.values())
 
 
 @torch.inference_mode()
