@@ -111,6 +111,27 @@ def test_script_trace_fx_export_copy_and_pickle(device: str, kind: str) -> None:
         assert (module.weight + module.weight_offset).eq(1).all()
 
 
+@torch.no_grad()
+def test_a_weight_that_is_elsewhere(device: str) -> None:
+    """Under a parametrization, given for one call, or no parameter any more."""
+    x, weight = torch.randn(3, 8, device=device), torch.randn(8, device=device)
+    expected = rms_norm(x, 2 * weight)
+
+    class Twice(torch.nn.Module):
+        def forward(self, weight: torch.Tensor) -> torch.Tensor:
+            return 2 * weight
+
+    parametrized = RMSNorm(8, 1e-6, device=device)
+    parametrized.weight.copy_(weight)
+    torch.nn.utils.parametrize.register_parametrization(parametrized, "weight", Twice())
+    plain = RMSNorm(8, 1e-6, device=device)
+    called = torch.func.functional_call(plain, {"weight": 2 * weight}, (x,))
+    del plain.weight
+    plain.weight = 2 * weight
+    for result in (parametrized(x), called, plain(x)):
+        assert_same_bits(result, expected)
+
+
 def test_script_in_a_model() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(16, 32), RMSNorm(32), RMSNorm(32, 1e-6))
     x = torch.randn(4, 16)

@@ -72,7 +72,10 @@ class Function {
       return PyObject_Vectorcall(otherwise_.ptr(), args, count, nullptr);
     }
     {
-      const py::gil_scoped_release without_lock;
+      std::optional<py::gil_scoped_release> without_lock;
+      if (!is_short(stack[0].toTensor())) {
+        without_lock.emplace();
+      }
       (out == Py_None ? functional_ : write_).callBoxed(&stack);
     }
     return out == Py_None ? results(stack) : Py_NewRef(out);
@@ -80,6 +83,13 @@ class Function {
 
  private:
   size_t size() const { return argument_of_out(op_, 0); }
+
+  // Other threads of Python may run during a call, unless it takes some microseconds: giving the
+  // interpreter's lock back and taking it again is a tenth of that.
+  static bool is_short(const at::Tensor& first) {
+    constexpr int64_t kShort = 1 << 14;
+    return first.device().is_cpu() && first.numel() <= kShort;
+  }
 
   // Does somebody look at calls of torch.ops who is not asked by the dispatcher?
   static bool is_watched() {
