@@ -20,15 +20,25 @@ from torch_mlxnorm._timing import keep_freed_memory, stolen
 from . import report
 from .clocks import number_of_turns
 
+WARM_UP, MEASURED = 0.01, 0.01  # seconds, at least
+
 
 def seconds(call: Callable[[], object], threads: int) -> float:
-    """Of a single call after a pause: two busy threads soon use up what a shared machine grants."""
+    """Of a call, among few after a pause: two busy threads soon use up what a shared machine
+    grants. A thread that slept wakes on the core of the one that woke it, and moves in the first
+    milliseconds."""
     torch.set_num_threads(threads)
     time.sleep(0.02)
-    call()  # a thread that slept wakes on the core of the one that woke it, then moves
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+    _mean(call, WARM_UP)
+    return _mean(call, MEASURED)
+
+
+def _mean(call: Callable[[], object], least: float) -> float:
+    start, count = time.perf_counter(), 0
+    while count == 0 or time.perf_counter() - start < least:
+        call()
+        count += 1
+    return (time.perf_counter() - start) / count
 
 
 def gains(call: Callable[[], object], count: int) -> list[float]:
