@@ -40,8 +40,11 @@ elif SANITIZER != "thread":  # kernels have nothing that threads share
 # default already has vectors (NEON), and exp is PyTorch's Sleef, as on x86-64, instead of libm's.
 # On x86-64 loops of few instructions lose up to 8 % of their speed where they begin badly.
 X86_FLAGS = ["-mfma", "-mf16c", "-falign-loops=32"]
+# Without vectors a block is an array, and kernels are not flattened (csrc/cpu/isa/summands.h): more
+# is to be inlined than GCC would, or blocks go through memory, but not all, which takes minutes.
+INLINING = ["inline-unit-growth=200", "max-inline-insns-single=400", "large-function-growth=1000"]
 ISA_FLAGS = {
-    "DEFAULT": [],
+    "DEFAULT": [f"--param={limit}" for limit in INLINING],
     "AVX2": ["-mavx2", *X86_FLAGS],
     "AVX512": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", *X86_FLAGS],
 }
