@@ -105,11 +105,13 @@ class Copy:
 
     def digest(self, tests: Iterable[str]) -> str:
         """Of what decides how these files of tests end."""
+        kept = {Path("tests", test) for test in tests}
         others = {
             name
             for name in self.texts
-            if name.parts[0] == "tests" and re.match(r"test_|mutants|docs|models", name.parts[1])
-        } - {Path("tests", test) for test in tests}
+            if name.parts[0] == "tests" and name not in kept
+            if name.name.startswith("test_") or name.parts[1] == "mutants"
+        }
         digest = hashlib.sha256()
         for name, text in sorted(self.texts.items()):
             if name.parts[0] in DECIDING and name not in others:

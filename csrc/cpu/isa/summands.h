@@ -3,8 +3,8 @@
 
 #include "rows.h"
 
-// Flat: what is not inlined passes its blocks through memory. Where vectors are arrays, they are in
-// memory anyway, and all of it in one function takes minutes to compile.
+// Flat: what is not inlined passes its blocks through memory. Where vectors are arrays, all of it
+// in one function takes minutes to compile; how much is inlined there, setup.py says (INLINING).
 #if defined(CPU_CAPABILITY_DEFAULT) && defined(__x86_64__)
 #define MLXNORM_FLAT
 #else
