@@ -25,7 +25,7 @@ enum ColumnLimits {
   kMostChunks = 8,          // of channels in registers
   kMostPartialSums = 2048,  // of all words and chunks that a threadgroup has
   kMostColumns = kSimdWidth * kWordBytes / 2,
-  kFewRegisters = 384,  // threads that there could be
+  kFewRegisters = 512,  // threads that there could be
   kPlainChunks = 128,   // of long columns; a row of more is no longer held in registers, either
 };
 
@@ -38,14 +38,15 @@ struct ColumnPiece {
   thread const Tensors<T>* tensors;
   constant NormParams* params;
   uint channel;
-  Values values, statistic, inverse;
+  Values values, statistic;
+  DivisorsOf<T> divisors;
 
   METAL_FUNC Values input(int /*t*/) const { return values; }
   METAL_FUNC bool has(int t) const { return tensor_type(tensor_types, t) != kAbsent; }
   METAL_FUNC Values operand(int t) const {
     return splat<T>(tensors->element(t, long(channel) * params->steps[t]));
   }
-  METAL_FUNC Values divided(Values x) const { return quotient(x, statistic, inverse); }
+  METAL_FUNC Values divided(Values x) const { return divisors.divide(x, is_divisor_long()); }
   METAL_FUNC float root_dim() const { return params->root_dim; }
   METAL_FUNC float number(Number which) const { return params->numbers[which]; }
   METAL_FUNC uint choice(Choice which) const { return choice_in(choices, which); }
@@ -83,15 +84,14 @@ struct ColumnWord {
     return result;
   }
 
-  METAL_FUNC uint4 finished(uint channel, uint4 loaded, ValuesOf<T> of_sum,
-                            ValuesOf<T> inverse) const {
+  METAL_FUNC uint4 finished(uint channel, uint4 loaded, DivisorsOf<T> of_sums) const {
     ColumnPiece<T> piece;
     piece.tensors = &tensors;
     piece.params = params;
     piece.channel = min(channel, params->dim - 1);
     piece.values = unpacked(loaded);
-    piece.statistic = of_sum;
-    piece.inverse = inverse;
+    piece.statistic = of_sums.value;
+    piece.divisors = of_sums;
     const ValuesOf<T> result = Formula::finish(piece, Formula::first_sum(piece)).values[0];
     return Element<T>::pack(result.v);
   }
@@ -184,11 +184,11 @@ struct ColumnThreads {
   }
 
   template <typename T>
-  METAL_FUNC ValuesOf<T> get(threadgroup const float* totals) const {
-    ValuesOf<T> result;
+  METAL_FUNC DivisorsOf<T> get(threadgroup const Divisor* of_sums) const {
+    DivisorsOf<T> result;
 #pragma unroll
     for (int i = 0; i < Element<T>::kPerWord; ++i) {
-      result.v[i] = totals[column(i)];
+      result.set(i, of_sums[column(i)]);
     }
     return result;
   }
@@ -242,9 +242,9 @@ template <typename Formula, typename T, int kOctets, bool kVector>
     uint thread_index [[thread_index_in_threadgroup]], uint threads [[threads_per_threadgroup]],
     uint simdgroup [[simdgroup_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]],
     uint simdgroups [[simdgroups_per_threadgroup]]) {
-  enum { kPerWord = Element<T>::kPerWord, kWords = kOctets * 8 / int(kPerWord) };
+  enum { kPerWord = Element<T>::kPerWord, kWords = kOctets * 8 / int(kPerWord), kAtOnce = 4 };
   threadgroup float partial[kMostPartialSums];
-  threadgroup float totals[kMostColumns];
+  threadgroup Divisor totals[kMostColumns];
   NORM_TENSORS(tensors)
   constant NormParams& params = segments[0];
   const ColumnThreads group = {thread_index, threads, simdgroup, lane, simdgroups};
@@ -288,26 +288,30 @@ template <typename Formula, typename T, int kOctets, bool kVector>
       *terms = halving_sum<kMostColumnSimdgroups>(terms, simdgroups, columns);
     }
     const float sum = halving_sum<kMostChunks>(partial + column, chunks, simdgroups * columns);
-    totals[column] = statistic<T>(sum, params);
+    totals[column] = divisor(statistic<T>(sum, params), is_divisor_long());
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  const ValuesOf<T> of_sum = group.get<T>(totals);
+  const DivisorsOf<T> of_sums = group.get<T>(totals);
 
-  const ValuesOf<T> inverse = 1.0f / of_sum;
-  // A zero that no compiler knows keeps it from keeping channels unpacked, in twice the registers.
-  const uint zero = uint(params.line >> 63);
-#pragma unroll
+  // Words take turns at the first registers: code for each of them would be more than caches hold.
+#pragma unroll 1
   for (uint k = 0; k < kWords; ++k) {
     const uint first = (group.of_column() + k * threads_per_column) * kPerWord;
-    // All that formulas read of a few channels, before the first of these is written.
 #pragma unroll
-    for (uint i = 0; i < kPerWord; ++i) {
-      kept[k * kPerWord + i] =
-          word.finished(first + i, kept[k * kPerWord + i] ^ zero, of_sum, inverse);
+    for (uint i = 0; i < kPerWord; i += kAtOnce) {
+      // All that formulas read of these channels, before the first of them is written.
+#pragma unroll
+      for (uint j = i; j < i + kAtOnce; ++j) {
+        kept[j] = word.finished(first + j, kept[j], of_sums);
+      }
+#pragma unroll
+      for (uint j = i; j < i + kAtOnce; ++j) {
+        word.store(first + j, kept[j]);
+      }
     }
 #pragma unroll
-    for (uint i = 0; i < kPerWord; ++i) {
-      word.store(first + i, kept[k * kPerWord + i]);
+    for (uint i = 0; i + kPerWord < kWords * kPerWord; ++i) {
+      kept[i] = kept[i + kPerWord];
     }
   }
 }
@@ -324,7 +328,7 @@ template <typename Formula, typename T, bool kVector>
   threadgroup float partial[2 * int(kMostColumnSimdgroups) * int(kColumns)];
   threadgroup float of_chunks[kSimdWidth * int(kColumns)];
   threadgroup float lost[kSimdWidth * int(kColumns)];
-  threadgroup float totals[kColumns];
+  threadgroup Divisor totals[kColumns];
   NORM_TENSORS(tensors)
   constant NormParams& params = segments[0];
   const ColumnThreads group = {thread_index, threads, simdgroup, lane, simdgroups};
@@ -357,17 +361,16 @@ template <typename Formula, typename T, bool kVector>
   if (thread_index < kColumns) {
     const float sum =
         halving_sum<kSimdWidth>(of_chunks + thread_index, min(chunks, uint(kSimdWidth)), kColumns);
-    totals[thread_index] = statistic<T>(sum, params);
+    totals[thread_index] = divisor(statistic<T>(sum, params), is_divisor_long());
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  const ValuesOf<T> of_sum = group.get<T>(totals);
-  const ValuesOf<T> inverse = 1.0f / of_sum;
+  const DivisorsOf<T> of_sums = group.get<T>(totals);
   for (uint chunk = chunks; chunk > 0; --chunk) {  // what was read last is nearest
     const uint first = ((chunk - 1) * kSimdWidth + group.of_column()) * kPerWord;
     uint4 results[kPerWord];
 #pragma unroll
     for (uint i = 0; i < kPerWord; ++i) {
-      results[i] = word.finished(first + i, word.load(first + i), of_sum, inverse);
+      results[i] = word.finished(first + i, word.load(first + i), of_sums);
     }
 #pragma unroll
     for (uint i = 0; i < kPerWord; ++i) {

@@ -1,10 +1,19 @@
 // A word of a row as formulas see it; formulas/formula.h says what each function gives.
 #pragma once
 
+#include "divisor.h"
 #include "formulas/formula.h"
 #include "tensors.h"
 
 constant uint choices [[function_constant(kChoicesConstant)]];
+
+METAL_FUNC uint form() {
+  return choice_in(choices, kForm);
+}
+// Is what channels are divided by not rounded to their dtype?
+METAL_FUNC bool is_divisor_long() {
+  return form() == kNormalizeFloat32;
+}
 
 // The results at a word as they are stored: of each a word, or two if it is float32 and T has 16
 // bits.
@@ -88,7 +97,9 @@ struct Piece {
   METAL_FUNC uint top_k() const { return params->top_k; }
 
   METAL_FUNC Values divided(Values x) const {
-    return quotient(x, filled(statistic), filled(1.0f / statistic));
+    const Divisor d = divisor(statistic, is_divisor_long());
+    const DivisorsOf<T> divisors = {filled(d.value), filled(d.inverse), filled(d.rest)};
+    return divisors.divide(x, is_divisor_long());
   }
   METAL_FUNC float root_dim() const { return params->root_dim; }
 

@@ -5,10 +5,6 @@
 #include "piece.h"
 #include "reduce.h"
 
-METAL_FUNC uint form() {
-  return choice_in(choices, kForm);
-}
-
 // The squares of a word, as they are summed.
 template <typename T>
 METAL_FUNC float squares(ValuesOf<T> values) {

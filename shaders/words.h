@@ -39,6 +39,7 @@ struct Element<float> {
                  as_type<uint>(v[3]));
   }
   static METAL_FUNC float rounded(float v) { return v; }
+  static METAL_FUNC void round_pair(thread float* /*v*/) {}
 };
 
 template <>
@@ -52,9 +53,10 @@ struct Element<half> {
     v[1] = float(h.y);
   }
   static METAL_FUNC uint pack_pair(thread const float* v) {
-    return as_type<uint>(half2(half(v[0]), half(v[1])));
+    return as_type<uint>(half2(float2(v[0], v[1])));
   }
   static METAL_FUNC float rounded(float v) { return float(half(v)); }
+  static METAL_FUNC void round_pair(thread float* v) { unpack_pair(pack_pair(v), v); }
   static METAL_FUNC void unpack(uint4 word, thread float* v) {
     unpack_pair(word.x, v);
     unpack_pair(word.y, v + 2);
@@ -76,9 +78,10 @@ struct Element<bfloat> {
     v[1] = as_type<float>(pair & 0xffff0000u);
   }
   static METAL_FUNC uint pack_pair(thread const float* v) {
-    return uint(as_type<ushort>(bfloat(v[0]))) | (uint(as_type<ushort>(bfloat(v[1]))) << 16);
+    return as_type<uint>(bfloat2(float2(v[0], v[1])));
   }
   static METAL_FUNC float rounded(float v) { return float(bfloat(v)); }
+  static METAL_FUNC void round_pair(thread float* v) { unpack_pair(pack_pair(v), v); }
   static METAL_FUNC void unpack(uint4 word, thread float* v) {
     unpack_pair(word.x, v);
     unpack_pair(word.y, v + 2);
@@ -249,10 +252,10 @@ struct ValuesOf {
 
   template <typename U>
   METAL_FUNC ValuesOf rounded_as() const {
-    ValuesOf result;
+    ValuesOf result = *this;
 #pragma unroll
-    for (int i = 0; i < Element<T>::kPerWord; ++i) {
-      result.v[i] = Element<U>::rounded(v[i]);
+    for (int i = 0; i < Element<T>::kPerWord; i += 2) {
+      Element<U>::round_pair(result.v + i);
     }
     return result;
   }
@@ -331,24 +334,6 @@ template <typename T>
 METAL_FUNC ValuesOf<T> operator/(float a, ValuesOf<T> b) {
   return splat<T>(a) / b;
 }
-// x / d, where many are divided by one d of which the inverse is known: as a division rounds it, in
-// 16 bits, whose rounding follows. In float32 denormals would err.
-METAL_FUNC float quotient(float x, float d, float inverse) {
-  const float about = x * inverse;
-  const float exact = metal::fma(metal::fma(-about, d, x), inverse, about);
-  return d > 0.0f && isfinite(d) ? exact : about;
-}
-template <typename T>
-METAL_FUNC ValuesOf<T> quotient(ValuesOf<T> x, ValuesOf<T> d, ValuesOf<T> inverse) {
-#pragma unroll
-  for (int i = 0; i < Element<T>::kPerWord; ++i) {
-    x.v[i] = Element<T>::kPerWord == Element<float>::kPerWord
-                 ? x.v[i] / d.v[i]
-                 : quotient(x.v[i], d.v[i], inverse.v[i]);
-  }
-  return x;
-}
-
 template <typename T>
 METAL_FUNC ValuesOf<T> exp_of_negative(ValuesOf<T> a) {
 #pragma unroll

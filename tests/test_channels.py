@@ -92,6 +92,41 @@ def test_forms(device: str, form: ChannelForm, dtype: torch.dtype) -> None:
             check(small.under(eps=eps))
 
 
+@pytest.mark.parametrize("form", ["normalize", "normalize_float32"])
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=type_id)
+def test_quotients(device: str, dtype: torch.dtype, form: ChannelForm) -> None:
+    """As divisions round them, whatever is computed in their place: all numbers of 16 bits, but for
+    their exponents, by each other; and by what makes them ties, or nearly so."""
+    numbers = round(1 / torch.finfo(dtype).eps)
+    channels = 4 ** (numbers.bit_length() // 2)  # of which the root is exact
+    number = 1 + torch.arange(channels) % numbers / numbers
+    x = (number * (-1) ** torch.arange(channels)).to(dtype)
+    more_than_norm = 2 * channels**0.5
+    if form == "normalize":
+        divisors = more_than_norm * number[:numbers].unique()
+    else:
+        ties = 1 + (torch.randint(numbers, (300,)) + 0.5) / numbers
+        divisors = 2 * more_than_norm * number[torch.randint(numbers, (300,))] / ties
+    memory = [x.view(1, -1, 1).expand(-1, -1, 9), x.expand(9, -1).t()[None]]
+    for divisor in divisors.tolist():
+        expected = (x.float() / divisor).to(dtype) * channels**0.5
+        for columns in memory:
+            columns = columns.contiguous() if columns is memory[0] else columns
+            result = channel_rms_norm(columns.to(device), None, eps=divisor, form=form)
+            assert_same_bits(result[0, :, 4], expected)
+
+
+@each_dtype
+@pytest.mark.parametrize("form", FORMS)
+def test_zeros_keep_their_signs(device: str, form: ChannelForm, dtype: torch.dtype) -> None:
+    call = OP.call((2, 37), 96, dtype, device, missing=("gamma", "bias"), form=form)
+    for each in (call, call.with_channels_apart()):
+        x = each.tensors["x"]
+        x[..., ::2] = torch.tensor([0.0, -0.0]).repeat(24)
+        (result,) = each()
+        assert torch.equal(result.signbit(), x.signbit())
+
+
 @each_dtype
 @pytest.mark.parametrize("form", ["rms", "normalize"])
 def test_more_channels_than_a_row_holds(device: str, form: str, dtype: torch.dtype) -> None:

@@ -14,7 +14,7 @@ constexpr int64_t kSimdKernelWords = 64;
 constexpr int64_t kSimdKernelThreads = 256;
 
 // Of columns: of a threadgroup, and of a SIMD group along a line, which make 128 bytes of it.
-constexpr int64_t kColumnThreads = 128, kLeastLanesOfColumns = 8;
+constexpr int64_t kColumnThreads = 256, kLeastLanesOfColumns = 8;
 
 // Of a row: more threads than that wait long for one another.
 constexpr int64_t kManyThreads = 512;

@@ -116,6 +116,19 @@ struct bfloat {
 
 namespace sim {
 
+#ifdef __CUDACC_RTC__
+METAL_FUNC void convert_pair(half* to, const float* from) {
+  uint32_t bits;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(from[1]), "f"(from[0]));
+  memcpy(to, &bits, sizeof bits);
+}
+METAL_FUNC void convert_pair(bfloat* to, const float* from) {
+  uint32_t bits;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(from[1]), "f"(from[0]));
+  memcpy(to, &bits, sizeof bits);
+}
+#endif
+
 template <class T>
 constexpr bool is_small_float = std::is_same_v<T, half> || std::is_same_v<T, bfloat>;
 

@@ -29,6 +29,16 @@ struct Swizzle {
 #ifndef SIM_COPY_VECTOR
 #define SIM_COPY_VECTOR(to, from) __builtin_memcpy(to, from, sizeof(to))
 #endif
+// Two floats become halves or bfloats by one instruction, as each would by its own.
+#ifdef __CUDACC_RTC__
+#define SIM_CONVERT_PAIR(N)                                                     \
+  if constexpr (N == 2 && sim::is_small_float<T> && std::is_same_v<U, float>) { \
+    sim::convert_pair(components, other.components);                            \
+    return;                                                                     \
+  }
+#else
+#define SIM_CONVERT_PAIR(N)
+#endif
 #define SIM_VECTOR_COMMON(N)                                                     \
   vec() = default;                                                               \
   METAL_FUNC vec(const vec& other) {                                             \
@@ -44,6 +54,7 @@ struct Swizzle {
   }                                                                              \
   template <class U, class = std::enable_if_t<!std::is_same_v<U, T>>>            \
   METAL_FUNC explicit vec(const vec<U, N>& other) {                              \
+    SIM_CONVERT_PAIR(N)                                                          \
     for (int i = 0; i < N; ++i) {                                                \
       if constexpr (sim::is_small_float<T>) {                                    \
         components[i] = static_cast<T>(static_cast<float>(other.components[i])); \
