@@ -80,6 +80,16 @@ USES = [
     Use(
         "channel_rms_norm",
         WAN_VAE,
+        "decoder, 480p, without silu",
+        96,
+        eps=1e-12,
+        shapes={"x": "1 dim 17 rows 832", "gamma": "dim 1 1 1"},
+        tokens=480,
+        tokens_on_cpu=4,
+    ),
+    Use(
+        "channel_rms_norm",
+        WAN_VAE,
         "decoder, 480p",
         96,
         eps=1e-12,
