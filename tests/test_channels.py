@@ -71,6 +71,9 @@ def test_contiguous(device: str, channels: int, dtype: torch.dtype) -> None:
         assert channels_first(results[0]).is_contiguous()
         assert_all_same_bits(results, call.mapped(Tensor.contiguous)())
         assert_all_same_bits(call.mapped(misaligned_channels, ["x"])(), results)
+        if device == "mps":
+            with product.planned_for_many_rows():
+                assert_all_same_bits(call(), results)
 
 
 def misaligned_channels(rows: Tensor) -> Tensor:

@@ -227,7 +227,7 @@ void warm_up(const at::Tensor& like, std::string_view op_name, int64_t dim,
         }
       }
       if (has_channels(op)) {  // that are not neighbours in memory: few words of a line, and many
-        for (const int64_t words : {int64_t(1), few_rows * kSimdWidth + 1}) {
+        for (const int64_t words : {int64_t(1), few_words_of_lines() + 1}) {
           NormLayout columns = segments[0];
           columns.rows = 1;
           columns.tensors[0].size2 = 1;

@@ -280,7 +280,7 @@ Plan plan_columns(const NormLayout& layout, bool aligned, Access access) {
     return plan;
   }
   plan.kernel = KernelKind::columns;
-  const bool few = words <= few_rows * kSimdWidth;
+  const bool few = words <= few_words_of_lines();
   const Octets each = octets_of(octets, few);
   plan.words_per_thread = uint32_t(each.of_a_thread);
   const int64_t threads = few ? int64_t(kSimdWidth) : kColumnThreads;

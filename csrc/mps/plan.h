@@ -56,6 +56,10 @@ struct Plan {
 // So few rows leave cores of a GPU idle, and are planned otherwise. Retune on a Mac. Tests lower
 // it, to see how many rows are planned for a small tensor.
 extern int64_t few_rows;
+// Of columns, whose threads have a word each of several channels.
+inline int64_t few_words_of_lines() {
+  return 8 * kSimdWidth * few_rows;
+}
 
 // Shaders count the elements of a row in 32 bits.
 constexpr int64_t kMaxDim = int64_t(1) << 31;
