@@ -43,6 +43,8 @@ X86_FLAGS = ["-mfma", "-mf16c", "-falign-loops=32"]
 # Without vectors a block is an array, and kernels are not flattened (csrc/cpu/isa/summands.h): more
 # is to be inlined than GCC would, or blocks go through memory, but not all, which takes minutes.
 INLINING = ["inline-unit-growth=200", "max-inline-insns-single=400", "large-function-growth=1000"]
+# These two are faster as GCC would have them: rms_norm bfloat16 0.98 of what it takes with more.
+LESS_INLINED = ("rms_norm", "rms_norm_triple")
 ISA_FLAGS = {
     "DEFAULT": [f"--param={limit}" for limit in INLINING],
     "AVX2": ["-mavx2", *X86_FLAGS],
@@ -215,6 +217,8 @@ class BuildExtension(cpp_extension.BuildExtension):
                 target = folder / f"{Path(source).stem}_{isa}.o"
                 objects.append(str(target))
                 defines = [f"-DCPU_CAPABILITY={isa}", f"-DCPU_CAPABILITY_{isa}"]
+                if isa == "DEFAULT" and Path(source).stem in LESS_INLINED:
+                    flags = [flag for flag in flags if not flag.startswith("--param")]
                 command = shlex.join([*common, *flags, *defines]).replace("$", "$$")
                 rules += f"build {ninja_path(target)}: compile {source}\n  compile = {command}\n"
         (folder / "build.ninja").write_text(rules)

@@ -4,6 +4,7 @@ planted."""
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 from check_changelog import changes, newest_section, public_api, untold  # noqa: E402
 from check_links import broken  # noqa: E402
-from release_check import CHECKS, Check, release_check  # noqa: E402
+from release_check import CHECKS, Check, committed, release_check  # noqa: E402
 
 GOOD = Check("good", "echo all is well", ("sh",))
 BAD = Check("bad", "echo something is not; exit 3")
@@ -57,6 +58,38 @@ def test_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "\nbad " not in capsys.readouterr().out
     assert release_check([GOOD, BAD], ["godo"], tmp_path) == 2
     assert capsys.readouterr().err == "no check is called godo\n"
+
+
+def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
+    """What a tree has passed is not run again, unless it is asked for; another tree's is."""
+    check = Check("counted", f"echo >> {tmp_path}/count")
+
+    def runs(only: list[str], tree: str | None, checks: list[Check] | None = None) -> int:
+        release_check(checks or [BAD, check], only, tmp_path, tree)
+        return (tmp_path / "count").read_text().count("\n")
+
+    assert [runs([], "a"), runs([], "a"), runs(["counted"], "a"), runs([], "a")] == [1, 1, 2, 2]
+    assert [runs([], "b"), runs([], None), runs([], None), runs([], "b")] == [3, 4, 5, 5]
+    assert runs([], "b", [check._replace(command=f"{check.command}; true")]) == 6
+    assert release_check([BAD, check], [], tmp_path, "b") == 1
+
+
+def test_only_a_commit_is_kept(tmp_path: Path) -> None:
+    def git(*arguments: str) -> str:
+        names = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        return subprocess.check_output(["git", *names, *arguments], cwd=tmp_path, text=True)
+
+    git("init", "--quiet")
+    (tmp_path / "file").write_text("1")
+    git("add", "file")
+    git("commit", "--quiet", "-m", "first")
+    tree = git("rev-parse", "HEAD^{tree}").strip()
+    assert committed(tmp_path) == tree
+    (tmp_path / "other").write_text("2")
+    assert committed(tmp_path) is None
+    (tmp_path / "other").unlink()
+    (tmp_path / "file").write_text("2")
+    assert committed(tmp_path) is None
 
 
 def test_tests_skip_nothing(tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
     make release-check [ONLY="lint changelog"]
 
-What each said is in build/release-check. A check whose tool is missing has not been passed.
+What each said is in build/release-check. A check whose tool is missing has not been passed. What a
+commit has passed is kept there, so that a run that was stopped goes on where it was; checks that
+are named run again.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -48,8 +51,8 @@ CHECKS = (
     Check("stress", "make stress CALLS=3000", ("make",)),
     Check("arm64", "make test-arm64", ("make", "qemu-aarch64-static", "aarch64-linux-gnu-g++")),
     Check("sanitizers", "make test-sanitizers", ("make", "c++", "clang++-19")),
-    Check("mutants", "make mutants", ("make", "c++", "clang++-19")),
     Check("versions", "make test-versions test-models-versions", ("make", "c++")),
+    Check("mutants", "make mutants", ("make", "c++", "clang++-19")),
 )
 
 
@@ -88,17 +91,54 @@ def table(outcomes: Sequence[Outcome]) -> str:
     return "\n".join(rows)
 
 
-def release_check(checks: Sequence[Check], only: Sequence[str], logs: Path = LOGS) -> int:
+def committed(root: Path = ROOT) -> str | None:
+    """The tree of the files that are there, if it is that of the last commit."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.check_output(["git", *arguments], cwd=root, text=True).strip()
+
+    return None if git("status", "--porcelain") else git("rev-parse", "HEAD^{tree}")
+
+
+class Passed:
+    """The checks that a tree has passed: its outcomes in a file."""
+
+    def __init__(self, file: Path, tree: str | None) -> None:
+        self._file, self._tree = file, tree
+        self._known = json.loads(file.read_text()) if file.exists() else {}
+
+    def outcome(self, check: Check) -> Outcome | None:
+        known = self._known.get(check.name)
+        if known is None or known[:2] != [self._tree, check.command]:
+            return None
+        return Outcome(*known[2:])
+
+    def add(self, check: Check, outcome: Outcome) -> None:
+        if self._tree is not None and outcome.outcome == "passed":
+            self._known[check.name] = [self._tree, check.command, *outcome]
+            self._file.write_text(json.dumps(self._known, indent=1))
+
+
+def release_check(
+    checks: Sequence[Check], only: Sequence[str], logs: Path = LOGS, tree: str | None = None
+) -> int:
     """The exit code: 0 if all of them, or of those named in ``only``, have passed."""
     if unknown := set(only) - {check.name for check in checks}:
         print(f"no check is called {', '.join(sorted(unknown))}", file=sys.stderr)
         return 2
     logs.mkdir(parents=True, exist_ok=True)
-    outcomes = []
+    passed, outcomes = Passed(logs / "passed.json", tree), []
     for check in checks:
-        if not only or check.name in only:
-            print(f"== {check.name}: {check.command}", flush=True)
-            outcomes.append(run(check, logs))
+        if only and check.name not in only:
+            continue
+        outcome = None if only else passed.outcome(check)
+        print(
+            f"== {check.name}: {check.command if outcome is None else 'passed before'}", flush=True
+        )
+        if outcome is None:
+            outcome = run(check, logs)
+            passed.add(check, outcome)
+        outcomes.append(outcome)
     print(f"\n{table(outcomes)}")
     return int(any(outcome.outcome != "passed" for outcome in outcomes))
 
@@ -106,7 +146,7 @@ def release_check(checks: Sequence[Check], only: Sequence[str], logs: Path = LOG
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
     parser.add_argument("only", nargs="*", metavar="CHECK", help="all without")
-    return release_check(CHECKS, parser.parse_args().only)
+    return release_check(CHECKS, parser.parse_args().only, tree=committed())
 
 
 if __name__ == "__main__":

@@ -52,11 +52,16 @@ constexpr int64_t scratch_size(int64_t dim) {
 // What of a line is normalized at once, so that it is still in a cache when its sums are known.
 struct ColumnStrips {
   static constexpr int64_t kBytes = 384 << 10, kMost = 2048;
+  // Channels that lie whole pages apart share few sets of a cache, which do not keep them all: more
+  // of each then hides what fetching it again takes.
+  static constexpr int64_t kPage = 4096, kLeastBytesOfPages = 1024;
 
   explicit constexpr ColumnStrips(const NormLayout& layout) : width(kMost) {
-    const int64_t fit = kBytes / (layout.dim * size_of(layout.dtype));
+    const int64_t size = size_of(layout.dtype), fit = kBytes / (layout.dim * size);
     if (fit < kMost) {
-      width = fit < 2 * kLargestBlock ? 2 * kLargestBlock : fit / kLargestBlock * kLargestBlock;
+      const bool pages = layout.steps[0] * size % kPage == 0;
+      const int64_t least = pages ? kLeastBytesOfPages / size : 2 * kLargestBlock;
+      width = fit < least ? least : fit / kLargestBlock * kLargestBlock;
     }
     of_a_line = (layout.line + width - 1) / width;
   }

@@ -27,13 +27,15 @@ struct ColumnPiece {
   using Values = Block;
 
   const NormArguments& call;
-  const float* operands;  // of this channel
-  Block values, statistic;
+  const float* operands;    // of this channel
+  Block values, statistic;  // or its inverse
 
   Block input(int /*t*/) const { return values; }
   bool has(int t) const { return call.tensors[t] != nullptr; }
   Block operand(int t) const { return splat(operands[t]); }
-  Block divided(Block x) const { return x / statistic; }
+  Block divided(Block x) const {
+    return divides_by_product<T>(kCalls.form) ? x * statistic : x / statistic;
+  }
   float root_dim() const { return call.layout.root_dim; }
   float number(Number which) const { return call.options.numbers[which]; }
   uint32_t choice(Choice which) const {
@@ -80,7 +82,8 @@ class Strip {
     }
     const Statistic<Table, T> statistic_of(call_);
     for (int64_t i = 0; i < size_; ++i) {
-      statistic_[i] = statistic_of(sums_[i]);
+      const float of_sum = statistic_of(sums_[i]);
+      statistic_[i] = divides_by_product<T>(kCalls.form) ? 1.0f / of_sum : of_sum;
     }
   }
 

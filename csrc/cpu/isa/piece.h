@@ -78,6 +78,13 @@ template <typename T, typename F>
   }
 }
 
+// Is the quotient by a statistic, rounded to T, that of a product with its inverse? Where it was
+// rounded to 16 bits itself: shaders/divisor.h says why.
+template <typename T>
+constexpr bool divides_by_product(uint32_t form) {
+  return !std::is_same_v<T, float> && (form == kNormalize || form == kRmsSteps);
+}
+
 // What the calls of a kernel may have; it need not ask for the rest. See select_kernel in
 // norm_rows.h.
 struct Calls {
@@ -145,7 +152,10 @@ struct Piece {
     return sum;
   }
 
-  Block divided(Block x) const { return x / filled(statistic); }
+  Block divided(Block x) const {
+    return divides_by_product<T>(choice(kForm)) ? x * filled(1.0f / statistic)
+                                                : x / filled(statistic);
+  }
   float root_dim() const { return call.layout.root_dim; }
 
   float number(Number which) const {
