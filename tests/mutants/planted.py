@@ -45,6 +45,22 @@ MUTANTS = [
         SIMULATED,
     ),
     Mutant(
+        "divisor-rest",
+        "norms of 24 bits divide as if they had 16",
+        "shaders/divisor.h",
+        "    if (!with_rest) {",
+        "    if (true) {",
+        CHANNELS,
+    ),
+    Mutant(
+        "divisor-sign",
+        "an inverse may be too large, so that -0 divided becomes 0",
+        "shaders/divisor.h",
+        "if (metal::fma(-value, d.inverse, 1.0f) < 0.0f) {",
+        "if (false) {",
+        CHANNELS,
+    ),
+    Mutant(
         "column-barrier",
         "sums of channels are read before all are written",
         "shaders/column_kernels.h",
