@@ -17,7 +17,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import lief  # noqa: E402
 from cross_compile import APPLE_HEADERS  # noqa: E402
-from cross_compile.product import python_headers  # noqa: E402
 from cross_compile.symbols import undefined_symbols  # noqa: E402
 
 PROVIDERS = {
@@ -65,14 +64,16 @@ def clang(arguments: list[str]) -> int:
     if "--version" in arguments:
         print("Apple clang version 17.0.0")
         return 0
-    command = [sys.executable, "-m", "ziglang", "c++", *for_zig(arguments)]
+    zig, given = [sys.executable, "-m", "ziglang", "c++"], for_zig(arguments)
     if "-c" in arguments:
-        headers = python_headers(Path(os.environ["MLXNORM_PYTHON_HEADERS"]))
-        return subprocess.call([*command, "-g0", f"-I{headers}", "-isystem", str(APPLE_HEADERS)])
+        headers = os.environ["MLXNORM_PYTHON_HEADERS"]  # before those that setup.py names
+        return subprocess.call(
+            [*zig, f"-I{headers}", *given, "-g0", "-isystem", str(APPLE_HEADERS)]
+        )
     output = Path(arguments[arguments.index("-o") + 1])
     objects = [Path(argument) for argument in arguments if argument.endswith(".o")]
-    command += ["-nostdlib++", f"-Wl,-install_name,@rpath/{output.name}"]
-    return subprocess.call([*command, *stubs(objects, objects[0].parent)])
+    name = ["-nostdlib++", f"-Wl,-install_name,@rpath/{output.name}"]
+    return subprocess.call([*zig, *given, *name, *stubs(objects, objects[0].parent)])
 
 
 def install_name_tool(arguments: list[str]) -> int:

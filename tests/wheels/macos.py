@@ -16,6 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from cross_compile.product import python_headers  # noqa: E402
 from cross_compile.wheels import exports, unpack  # noqa: E402
 from darwin import ROOT, Mac  # noqa: E402
 
@@ -33,7 +34,7 @@ def build(torch_version: str) -> Path:
     FOLDER.mkdir(parents=True)
     environment = {
         "MLXNORM_WHEEL": "local",
-        "MLXNORM_PYTHON_HEADERS": str(FOLDER / "python"),
+        "MLXNORM_PYTHON_HEADERS": str(python_headers(FOLDER / "python")),
         "MAX_JOBS": os.environ.get("MAX_JOBS", str(os.cpu_count())),
     }
     mac = Mac(FOLDER, environment=environment, program=PROGRAM)
