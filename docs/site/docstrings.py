@@ -8,6 +8,8 @@ import textwrap
 from mathml import mathml
 from sphinx.application import Sphinx
 
+from torch_mlxnorm._roles import OPS
+
 FORMULA = re.compile(r"::\n\n((?:    .+\n)+)")
 RAISES = re.compile(r"^Raises:\n((?:    .+\n)+)", re.MULTILINE)
 ERROR = re.compile(r"^(\w+Error): (.*\n(?:    .*\n)*)", re.MULTILINE)
@@ -28,7 +30,7 @@ def list_errors(match: re.Match[str]) -> str:
 def rewrite(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]):
     """Before napoleon, in place. An operator's first block of code is its formula."""
     text = "\n".join(lines) + "\n"
-    if what == "function" and "\nSource: " in text:
+    if name.removeprefix("torch_mlxnorm.") in OPS:
         text = FORMULA.sub(set_formula, text, count=1)
     lines[:] = RAISES.sub(list_errors, text).split("\n")
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
+from typing import Literal, get_origin
 
 import pytest
+
+import torch_mlxnorm
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "docs/site"))
@@ -75,3 +79,13 @@ def test_a_document_that_is_called_by_its_path_gets_its_title(tmp_path: Path) ->
     Layout(tmp_path).document("README.md", "index.md", text)
     expected = "[](/models.md), [examples](/source/examples/README.md), [the ops](/ops.md)\n"
     assert (tmp_path / "index.md").read_text() == expected
+
+
+def test_every_public_name_has_its_place() -> None:
+    """An operator has a page of its own, made of ops.md; the rest is in the Python API."""
+    api = (ROOT / "docs/site/api.md").read_text()
+    shown = set(re.findall(r"^\.\. auto(?:class|function):: (\w+)", api, re.MULTILINE))
+    operators = set(torch_mlxnorm._C.ops())
+    kinds = {name for name in torch_mlxnorm.__all__ if callable(getattr(torch_mlxnorm, name))}
+    literals = {name for name in kinds if get_origin(getattr(torch_mlxnorm, name)) is Literal}
+    assert kinds - literals == shown | operators
