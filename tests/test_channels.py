@@ -108,14 +108,14 @@ def test_quotients(device: str, dtype: torch.dtype, form: ChannelForm) -> None:
     if form == "normalize":
         divisors = more_than_norm * number[:numbers].unique()
     else:
-        ties = 1 + (torch.randint(numbers, (300,)) + 0.5) / numbers
-        divisors = 2 * more_than_norm * number[torch.randint(numbers, (300,))] / ties
-    memory = [x.view(1, -1, 1).expand(-1, -1, 9), x.expand(9, -1).t()[None]]
+        chosen = torch.randint(numbers, (2, 300), generator=torch.Generator().manual_seed(0))
+        ties = 1 + (chosen[0] + 0.5) / numbers
+        divisors = 2 * more_than_norm * number[chosen[1]] / ties
+    rows = x.expand(9, -1).contiguous().t()[None].to(device)
     for divisor in divisors.tolist():
         expected = (x.float() / divisor).to(dtype) * channels**0.5
-        for columns in memory:
-            columns = columns.contiguous() if columns is memory[0] else columns
-            result = channel_rms_norm(columns.to(device), None, eps=divisor, form=form)
+        for columns in (rows.contiguous(), rows):
+            result = channel_rms_norm(columns, None, eps=divisor, form=form)
             assert_same_bits(result[0, :, 4], expected)
 
 
